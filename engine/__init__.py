@@ -1,0 +1,1 @@
+"""Samples in, text out: NumPy, ONNX Runtime and a tokenizer, nothing else."""

@@ -1,0 +1,1 @@
+"""Checkpoints to bundles: graph topologies, weight readers, parity with PyTorch."""

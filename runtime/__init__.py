@@ -1,0 +1,1 @@
+"""Live use: the command line, and what opens devices."""
