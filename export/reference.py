@@ -2,9 +2,9 @@
 
 Parts carry the names of the official checkpoints, so that a state dict loads as it is.
 
-Source: bytedance/SALMONN (branch salmonn), microsoft/unilm BEATs, openai/whisper, BLIP-2's Q-Former,
-re-derived from their published behaviour. Differences: inference only, no layer drop; the relative
-position table is held once, by layer 0; Whisper takes any length up to its position table.
+Source: bytedance/SALMONN (branch salmonn), microsoft/unilm BEATs, openai/whisper, BLIP-2's
+Q-Former, re-derived from their published behaviour. Differences: inference only, no layer drop; the
+relative position table is held once, by layer 0; Whisper takes any length up to its position table.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class WeightNormConv(nn.Module):
             self.weight_g.copy_(self.weight_v.norm(dim=(0, 1), keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, d, n] -> [batch, d, n]; an even kernel gives one step too many, which is dropped."""
+        """[batch, d, n] -> the same; an even kernel gives one step too many, which is dropped."""
         norm = self.weight_v.norm(dim=(0, 1), keepdim=True)
         weight = self.weight_v * (self.weight_g / norm)
         taps = weight.shape[-1]
@@ -149,7 +149,8 @@ class BeatsAttention(nn.Module):
         """x [batch, n, d], position_bias [n_heads, n, n], key_mask [batch, n] True where padded."""
         q, k, v = (split_heads(p(x), self.n_heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         # [batch, n_heads, n, 8] -> two gates a position, from the query before scaling.
-        gates = self.grep_linear(q).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+        gates = self.grep_linear(q)
+        gates = gates.view(*gates.shape[:-1], 2, 4).sum(-1).sigmoid()
         a, b = gates.split(1, dim=-1)
         gate = a * (b * self.grep_a - 1) + 2
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + gate * position_bias
@@ -423,7 +424,7 @@ class Connector(nn.Module):
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """[batch, n, d] -> [batch, n_heads, n, d / n_heads]."""
-    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:-1], n_heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
