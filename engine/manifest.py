@@ -1,0 +1,309 @@
+"""The one description of a bundle: what its files are, and every number the engine needs.
+
+`manifest.json` is written by `export` and `quant` and read by the engine; nothing else is shared
+between build time and run time. Reading is strict: an unknown key, a missing key, a wrong type, a
+missing file or a wrong hash is a ManifestError that names it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import ManifestError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+SPEECH_HERE = "<SpeechHere>"
+GRAPHS = ("speech_encoder", "audio_encoder", "connector", "llm")
+_HASH_CHUNK = 1 << 20  # bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """Sizes that the checkpoint decides."""
+
+    d_speech: int  # Whisper width
+    d_audio: int  # BEATs width
+    d_qformer: int
+    d_model: int  # LLM width
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    n_vocab: int
+    n_positions: int  # longest context the LLM's rotary table covers
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FrontEnd:
+    """Parameters of the two feature extractors; the engine refuses values it does not implement."""
+
+    sample_rate: int  # Hz
+    hop: int  # samples between frames, both extractors
+    n_mels: int  # Whisper's log-mel bands
+    n_fbank: int  # BEATs' Kaldi bands
+    fbank_mean: float
+    fbank_std: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How audio is cut, padded and windowed."""
+
+    min_s: float  # shorter audio gets zeros up to here
+    max_s: float  # longest stretch encoded in one piece
+    pad_to_s: float | None  # Whisper's input is padded with zeros to this; None: to whole windows
+    long_audio: Literal["cut", "segment"]  # beyond max_s: drop it, or encode piece by piece
+    window_frames: int  # Whisper frames (20 ms) a Q-Former window
+    stride_frames: int
+    n_queries: int  # soft tokens a window
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_s <= self.max_s or self.window_frames < 1 or self.n_queries < 1:
+            raise ManifestError(
+                f"policy: expected 0 < min_s <= max_s and positive window_frames and n_queries,"
+                f" got {self}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFormat:
+    """The conversation template and the ids around it."""
+
+    template: str  # holds <SpeechHere> once and {} (the question) once
+    bos_id: int | None  # prepended by hand; None where the template brings its own
+    eos_ids: tuple[int, ...]
+    tasks: dict[str, str]  # task name -> question
+
+    def __post_init__(self) -> None:
+        if self.template.count(SPEECH_HERE) != 1 or self.template.count("{}") != 1:
+            raise ManifestError(
+                f"prompt.template: expected {SPEECH_HERE} once and {{}} once, got {self.template!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """The adapter kept beside the quantized weights; its default scale is alpha / rank."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by unless a session says otherwise."""
+        return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One ONNX graph and how its weights are stored."""
+
+    file: str
+    scheme: str  # of the large matrices: f32, f16, int8, int4
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The token embedding as int8 blocks inside a file: codes [n_vocab, d_model], then scales."""
+
+    file: str
+    block: int  # columns that share a scale
+    codes_offset: int  # bytes; uint8 codes, 128 is zero
+    scales_offset: int  # bytes; float32 [n_vocab, d_model / block]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """What a bundle's file must be."""
+
+    sha256: str
+    n_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where weights came from."""
+
+    name: str
+    origin: str
+    sha256: str
+    licence: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Largest absolute difference of a graph from PyTorch, and the bound it was held to."""
+
+    max_abs: float
+    tolerance: float
+    against: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All of `manifest.json`."""
+
+    format: int
+    name: str
+    kokanee: str  # version that wrote it
+    command: str
+    dims: Dims
+    front_end: FrontEnd
+    policy: Policy
+    prompt: PromptFormat
+    lora: Lora
+    graphs: dict[str, Graph]
+    embedding: Table
+    tokenizer: str
+    files: dict[str, File]
+    sources: tuple[Source, ...]
+    parity: dict[str, Parity]
+    quality: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ManifestError(
+                f"manifest format: expected {FORMAT}, got {self.format};"
+                " rebuild the bundle or use the Kokanee that made it"
+            )
+        if set(self.graphs) != set(GRAPHS):
+            raise ManifestError(f"graphs: expected {sorted(GRAPHS)}, got {sorted(self.graphs)}")
+        named = [g.file for g in self.graphs.values()] + [self.embedding.file, self.tokenizer]
+        for name in named:
+            if name not in self.files:
+                raise ManifestError(f"files: {name} is used but not listed")
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse strictly.
+
+        Raises:
+            ManifestError: not JSON, an unknown or missing key, or a value of the wrong type.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ManifestError(f"{FILE_NAME} is not JSON: {error}") from None
+        manifest = _decode(cls, data, "manifest")
+        assert isinstance(manifest, cls)
+        return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`.
+
+    Raises:
+        ManifestError: it is not there, or not a manifest this version understands.
+    """
+    path = folder / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{folder} is not a bundle: {FILE_NAME} is missing; make one with `kokanee build`"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from None
+    return Manifest.from_json(text)
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Check size and SHA-256 of every file the manifest lists.
+
+    Raises:
+        ManifestError: a file is missing, or is not the one the manifest describes.
+    """
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ManifestError(f"files: {name!r} points outside the bundle")
+        if not path.is_file():
+            raise ManifestError(f"{path} is missing; build the bundle again")
+        n_bytes = path.stat().st_size
+        if n_bytes != entry.n_bytes:
+            raise ManifestError(
+                f"{path}: expected {entry.n_bytes} bytes, got {n_bytes}; build the bundle again"
+            )
+    # Hashing releases the interpreter lock: two cores check twice as fast as one.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = dict(
+            zip(
+                manifest.files,
+                pool.map(lambda name: sha256(folder / name), manifest.files),
+                strict=True,
+            )
+        )
+    for name, digest in digests.items():
+        if digest != manifest.files[name].sha256:
+            raise ManifestError(
+                f"{folder / name}: expected SHA-256 {manifest.files[name].sha256[:12]}…,"
+                f" got {digest[:12]}…; the file was changed, build the bundle again"
+            )
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    """Turn parsed JSON into `kind`, one of the types used above; refuse everything else."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _decode_fields(kind, _expect(data, dict, where), where)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return data
+    if origin is dict:
+        items = _expect(data, dict, where).items()
+        return {key: _decode(args[1], value, f"{where}.{key}") for key, value in items}
+    if origin is tuple:
+        items = _expect(data, list, where)
+        return tuple(_decode(args[0], value, f"{where}[{i}]") for i, value in enumerate(items))
+    if origin is Literal:
+        if data not in args:
+            raise ManifestError(f"{where}: expected one of {list(args)}, got {data!r}")
+        return data
+    if origin in (typing.Union, types.UnionType):
+        if data is None:
+            return None
+        return _decode(next(a for a in args if a is not type(None)), data, where)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    return _expect(data, kind, where)
+
+
+def _decode_fields(kind: type, data: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data))
+    if unknown:
+        raise ManifestError(f"{where}: unknown {unknown}; known are {sorted(hints)}")
+    if missing:
+        raise ManifestError(f"{where}: missing {missing}")
+    return kind(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in hints})
+
+
+def _expect(data: Any, kind: type, where: str) -> Any:
+    # bool is an int to Python, not to a manifest.
+    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
+        raise ManifestError(f"{where}: expected {kind.__name__}, got {data!r}"[:300])
+    return data
