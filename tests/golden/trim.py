@@ -1,0 +1,40 @@
+"""Copies what the tests need out of the full set of golden vectors: `trim.py FULL_SET`."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+CLIPS = ("s0p2", "s1p0", "silence2p0", "stereo4p0")
+ARRAYS = [
+    *("logmel", "beats_fbank", "whisper_out", "beats_out", "concat", "n_windows", "qformer_out"),
+    *("speech_tokens", "ids_before", "ids_after", "inputs_embeds", "prefill_logits"),
+    *("greedy_ids", "greedy_step_logits"),
+]
+
+
+def trim(full: Path, out: Path) -> None:
+    """Writes the tiny model whole, and of each clip in CLIPS the sound and the ARRAYS."""
+    shutil.rmtree(out, ignore_errors=True)
+    # Bytes only: the full set may be read-only, the copy must not be.
+    shutil.copytree(full / "model", out / "model", copy_function=shutil.copyfile)
+    for name in ("audio", "vectors"):
+        (out / name).mkdir()
+    for clip in CLIPS:
+        shutil.copyfile(full / "audio" / f"{clip}.wav", out / "audio" / f"{clip}.wav")
+        with np.load(full / "vectors" / f"{clip}.npz") as arrays:
+            kept = {name: arrays[name] for name in ARRAYS if name in arrays}
+        np.savez_compressed(out / "vectors" / f"{clip}.npz", **kept)
+    shutil.copyfile(full / "vectors" / "_beats_buckets.npz", out / "vectors" / "_beats_buckets.npz")
+    manifest = json.loads((full / "vectors" / "manifest.json").read_text("utf-8"))
+    manifest["sets"] = {clip: manifest["sets"][clip] for clip in CLIPS}
+    manifest.pop("batch2")
+    (out / "vectors" / "manifest.json").write_text(
+        json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
+
+
+if __name__ == "__main__":
+    trim(Path(sys.argv[1]), Path(__file__).with_name("salmonn"))
