@@ -1,0 +1,106 @@
+"""Samples to soft tokens: features, both encoders, and the connector that fuses them.
+
+    pcm --+-- log_mel --> speech_encoder [n_frames, d_speech] --+
+          |                                                     +--> connector --> soft tokens
+          +-- fbank ----> audio_encoder  [n_patches, d_audio] --+    [n_windows * n_queries, d_model]
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .features import fbank, log_mel
+from .manifest import Policy
+from .onnx import Graph
+from .segments import Segment, split_segments
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A sound as the LLM sees it."""
+
+    soft_tokens: F32  # [n_soft_tokens, d_model]
+    seconds: float  # of audio that was used
+    n_segments: int
+    notes: tuple[str, ...]
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Encoders:
+    """The three graphs in front of the LLM; safe to use from any thread."""
+
+    def __init__(
+        self, *, speech_encoder: Graph, audio_encoder: Graph, connector: Graph, policy: Policy
+    ) -> None:
+        self._speech_encoder = speech_encoder
+        self._audio_encoder = audio_encoder
+        self._connector = connector
+        self._policy = policy
+
+    def encode(self, pcm: F32) -> Encoded:
+        """Soft tokens of a whole sound, segment by segment as the bundle's policy says.
+
+        Args:
+            pcm: [n_samples], 16 kHz mono.
+
+        Raises:
+            AudioFormatError: empty, not one-dimensional, or not finite.
+        """
+        segments = split_segments(pcm, self._policy)
+        timings = dict.fromkeys(("features", "speech_encoder", "audio_encoder", "connector"), 0.0)
+        parts = [self.arrays(s, timings)["speech_tokens"] for s in segments.segments]
+        return Encoded(
+            soft_tokens=np.concatenate(parts),
+            seconds=segments.seconds,
+            n_segments=len(parts),
+            notes=segments.notes,
+            timings_ms=timings,
+        )
+
+    def arrays(self, segment: Segment, timings: dict[str, float]) -> dict[str, F32]:
+        """Every array between a segment's samples and its soft tokens, by its name in the SPEC.
+
+        Args:
+            segment: samples for either encoder.
+            timings: milliseconds by stage; added to.
+        """
+        clock = _Clock(timings)
+        mel = log_mel(segment.speech_pcm)
+        bank = fbank(segment.audio_pcm)
+        clock.lap("features")
+        (speech,) = self._speech_encoder.run({"log_mel": mel[None]}, ["speech"])
+        clock.lap("speech_encoder")
+        (audio,) = self._audio_encoder.run({"fbank": bank[None]}, ["audio"])
+        clock.lap("audio_encoder")
+        soft_tokens, concat, qformer_out = self._connector.run(
+            {"speech": speech, "audio": audio}, ["soft_tokens", "concat", "qformer_out"]
+        )
+        clock.lap("connector")
+        return {
+            "logmel": mel,
+            "beats_fbank": bank,
+            "whisper_out": speech[0],
+            "beats_out": audio[0],
+            "concat": concat[0],
+            "qformer_out": qformer_out.reshape(-1, qformer_out.shape[-1]),
+            "speech_tokens": soft_tokens[0],
+        }
+
+
+class _Clock:
+    """Adds the time since the last lap to a stage."""
+
+    def __init__(self, timings_ms: dict[str, float]) -> None:
+        self._timings_ms = timings_ms
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._timings_ms[stage] += (now - self._last) * 1e3
+        self._last = now

@@ -1,0 +1,283 @@
+"""One conversation: what was heard stays in the KV cache, and every question rewinds to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from .decoder import Decoder
+from .encoders import Encoded
+from .errors import ContextFull, SessionClosed
+from .prompt import Prompt
+from .sampling import Sampling, make_sampler
+from .text import Detokenizer
+
+F32 = npt.NDArray[np.float32]
+
+DEFAULT_MAX_NEW_TOKENS = 200  # as SALMONN's decode config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What `Session.hear` put into the cache."""
+
+    seconds: float
+    n_segments: int
+    n_soft_tokens: int
+    notes: tuple[str, ...]  # what was done to the audio: padded, cut, split
+    timings_ms: dict[str, float]
+
+
+class Answer:
+    """Text that is generated while it is read; reading it again replays it.
+
+    Iterate for pieces, or take it whole with `text()`. `cancel()` may be called from any thread:
+    generation stops after the token in flight. The rest belongs to the session's thread.
+    """
+
+    def __init__(self, pieces: Callable[[Answer], Iterator[str]]) -> None:
+        self.ids: list[int] = []
+        """Generated token ids so far, without BOS and without the end token."""
+        self.finish_reason: str | None = None
+        """None while running; then "stop", "length", "context" or "cancelled"."""
+        self.timings_ms: dict[str, float] = {}
+        self._pieces: list[str] = []
+        self._cancelled = threading.Event()
+        self._source = pieces(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Every piece from the first, generating those that are not there yet."""
+        n_given = 0
+        while True:
+            while n_given < len(self._pieces):
+                yield self._pieces[n_given]
+                n_given += 1
+            piece = next(self._source, None)
+            if piece is None:
+                return
+            self._pieces.append(piece)
+
+    def text(self) -> str:
+        """The whole answer, generated to its end."""
+        return "".join(self)
+
+    def cancel(self) -> None:
+        """Stop after the token in flight; what was said so far stays readable."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether someone asked to stop."""
+        return self._cancelled.is_set()
+
+
+class Session:
+    """One KV cache of fixed size over an engine's weights; use it from one thread at a time.
+
+            0            n_prefix             n_heard                   n_ctx
+            |  BOS, text  |   soft tokens      |  question  |  answer  |  |
+            +-- hear() ------------------------+-- ask() rewinds to here
+    """
+
+    def __init__(
+        self,
+        *,
+        encode: Callable[[F32], Encoded],
+        decoder: Decoder,
+        prompt: Prompt,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self._encode = encode
+        self._decoder = decoder
+        self._prompt = prompt
+        self._eos_ids = eos_ids
+        self._encoded: Encoded | None = None
+        self._prefix_ids: tuple[int, ...] | None = None  # what stands before the audio in the cache
+        self._n_heard = 0  # cache positions up to the end of the audio
+        self._answer: Answer | None = None
+        self._closed = False
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        """The session itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the KV cache back; an answer in flight is cancelled. Closing twice is harmless."""
+        self._stop_answer()
+        self._closed = True
+        self._decoder.close()
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions the cache was born with."""
+        return self._decoder.cache.n_ctx
+
+    @property
+    def n_used(self) -> int:
+        """Positions in use."""
+        return self._decoder.cache.length
+
+    @property
+    def kv_bytes(self) -> int:
+        """Size of the cache, used or not."""
+        return self._decoder.cache.n_bytes
+
+    # --- hearing and asking ----------------------------------------------------------------------
+
+    def hear(self, pcm: F32) -> Heard:
+        """Encode a sound and put it into the cache, in place of what was heard before.
+
+        Args:
+            pcm: [n_samples], 16 kHz mono, nominally within -1..1.
+
+        Raises:
+            AudioFormatError: empty, not one-dimensional, or not finite.
+            ContextFull: the soft tokens do not fit; nothing is kept.
+            SessionClosed: after `close()`.
+        """
+        self._check_open()
+        self._stop_answer()
+        self._encoded, self._prefix_ids = None, None
+        self._decoder.cache.trim(0)
+        encoded = self._encode(pcm)
+        started = time.perf_counter()
+        self._prefill_audio(encoded, self._prompt.ids_before)
+        self._encoded = encoded
+        return Heard(
+            seconds=encoded.seconds,
+            n_segments=encoded.n_segments,
+            n_soft_tokens=len(encoded.soft_tokens),
+            notes=encoded.notes,
+            timings_ms=encoded.timings_ms | {"prefill_audio": _ms_since(started)},
+        )
+
+    def ask(
+        self,
+        question: str,
+        *,
+        sampling: Sampling | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        raw_prompt: bool = False,
+    ) -> Answer:
+        """Ask about what was heard; the answer is generated as it is read.
+
+        The cache is rewound to the end of the audio, so a second question costs only its own
+        tokens. An answer still being read is cancelled.
+
+        Args:
+            question: the user's words; with `raw_prompt` a whole template that holds
+                <SpeechHere> once.
+            sampling: how tokens are chosen; greedy by default.
+            max_new_tokens: where to stop at the latest.
+            raw_prompt: take `question` as it is, without the bundle's template.
+
+        Raises:
+            ContextFull: question or template do not fit into the cache.
+            ValueError: nothing was heard yet, or the template is malformed.
+            SessionClosed: after `close()`.
+        """
+        self._check_open()
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+        if self._encoded is None:
+            raise ValueError("nothing was heard yet: call hear(pcm) before ask(question)")
+        self._stop_answer()
+        prompt = self._prompt.raw(question) if raw_prompt else self._prompt
+        ids_before, ids_after = prompt.ids_before, prompt.ids_after(question)
+        if ids_before != self._prefix_ids:
+            # Another template: the audio moves, and cached keys hold their position.
+            self._decoder.cache.trim(0)
+            self._prefill_audio(self._encoded, ids_before)
+        self._decoder.cache.trim(self._n_heard)
+        self._check_room(len(ids_after) + 1, "the question")
+        sampler = make_sampler(sampling or Sampling())
+
+        def pieces(answer: Answer) -> Iterator[str]:
+            return self._generate(answer, ids_after, sampler, max_new_tokens)
+
+        self._answer = Answer(pieces)
+        return self._answer
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _prefill_audio(self, encoded: Encoded, ids_before: tuple[int, ...]) -> None:
+        """Fill an empty cache with the text before the audio and the soft tokens."""
+        self._check_room(len(ids_before) + len(encoded.soft_tokens), "the audio")
+        before = self._decoder.embed(ids_before)
+        self._decoder.prefill(np.concatenate([before, encoded.soft_tokens]))
+        self._prefix_ids = ids_before
+        self._n_heard = self._decoder.cache.length
+
+    def _generate(
+        self,
+        answer: Answer,
+        ids_after: tuple[int, ...],
+        sample: Callable[[F32, list[int]], int],
+        max_new_tokens: int,
+    ) -> Iterator[str]:
+        detokenizer = Detokenizer(self._prompt.tokenizer)
+        started = time.perf_counter()
+        logits = self._decoder.prefill(self._decoder.embed(ids_after))
+        answer.timings_ms["prefill_question"] = _ms_since(started)
+        while answer.finish_reason is None:
+            token = sample(logits, answer.ids)
+            if not answer.ids:
+                answer.timings_ms["first_token"] = _ms_since(started)
+                decoding = time.perf_counter()
+            if token in self._eos_ids:
+                answer.finish_reason = "stop"
+                break
+            answer.ids.append(token)
+            if piece := detokenizer.push(token):
+                yield piece
+            # Read after the yield: the caller may have cancelled, or asked something else.
+            if answer.cancelled:
+                answer.finish_reason = "cancelled"
+            elif len(answer.ids) == max_new_tokens:
+                answer.finish_reason = "length"
+            elif self._decoder.cache.room == 0:
+                answer.finish_reason = "context"
+            else:
+                logits = self._decoder.step(token)
+                answer.timings_ms["decode"] = _ms_since(decoding)
+        if rest := detokenizer.flush():
+            yield rest
+
+    def _stop_answer(self) -> None:
+        if self._answer is not None and self._answer.finish_reason is None:
+            self._answer.cancel()
+            self._answer.finish_reason = "cancelled"
+            self._answer = None
+
+    def _check_room(self, n_new: int, what: str) -> None:
+        cache = self._decoder.cache
+        if n_new > cache.room:
+            raise ContextFull(
+                f"{what} needs {n_new} positions, {cache.room} of {cache.n_ctx} are free;"
+                " open a session with a larger n_ctx, or hear less at once"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionClosed("this session was closed; open another with engine.session()")
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3
