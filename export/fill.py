@@ -1,0 +1,177 @@
+"""A weight layout and a checkpoint -> `<graph>.bin`, tensor by tensor, with NumPy alone."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kokanee.engine.errors import CheckpointError
+from kokanee.quant import blocks as quant
+from kokanee.quant.blocks import Blocks
+from kokanee.quant.schemes import BLOCKWISE
+
+from .layout import Layout, Shape, Source, Weight, parse_transform
+
+F32 = npt.NDArray[np.float32]
+Tensor = npt.NDArray[np.floating] | Blocks
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What was written."""
+
+    n_bytes: int
+    sha256: str
+
+
+def fill(
+    layout: Layout,
+    checkpoint: Mapping[str, Tensor],
+    path: Path,
+    *,
+    progress: Progress | None = None,
+) -> Filled:
+    """Write the weight file of a graph.
+
+    Holds one weight at a time. The file appears under `path` only when it is whole: until then it
+    has another name, which is removed if anything goes wrong.
+
+    Args:
+        layout: which tensors, and where.
+        checkpoint: name -> float array of any float type, or blocks that are quantized already.
+            Blocks of the scheme that the layout asks for are copied bit for bit; any others are
+            dequantized first.
+        path: the file to write.
+        progress: called with (bytes done, bytes in all) after every weight.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+        OSError: the disk is full or cannot be written.
+    """
+    missing = sorted(layout.keys - checkpoint.keys())
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CheckpointError(f"{layout.graph}: no tensor {', '.join(missing[:3])}{more}")
+    partial = path.with_name(path.name + ".partial")
+    digest = hashlib.sha256()
+    done = 0
+    try:
+        with partial.open("wb") as file:
+            for weight in layout.weights:
+                arrays = _packed(weight.packing, _value(weight, checkpoint))
+                for part in weight.parts:
+                    gap = bytes(part.offset - done)
+                    array = np.ascontiguousarray(arrays[part.role], np.dtype(part.dtype))
+                    if array.shape != part.shape:
+                        raise CheckpointError(
+                            f"{part.name}: expected shape {part.shape}, got {array.shape}"
+                        )
+                    for piece in (gap, array.reshape(-1).view(np.uint8).data):
+                        file.write(piece)
+                        digest.update(piece)
+                    done = part.offset + part.n_bytes
+                if progress:
+                    progress(done, layout.n_bytes)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:  # Ctrl-C included: nothing half-written stays behind
+        partial.unlink(missing_ok=True)
+        raise
+    return Filled(done, digest.hexdigest())
+
+
+def _value(weight: Weight, checkpoint: Mapping[str, Tensor]) -> F32 | Blocks:
+    """The weight after its transforms."""
+    sources = [_read(source, checkpoint) for source in weight.sources]
+    if all(isinstance(s, Blocks) for s in sources) and weight.transforms in ((), ("concat 0",)):
+        return quant.concat([s for s in sources if isinstance(s, Blocks)])
+    values = [quant.dequantize(s) if isinstance(s, Blocks) else s for s in sources]
+    for text in weight.transforms:
+        name, numbers = parse_transform(text)
+        values = [_APPLY[name](values, numbers)]
+    return values[0]
+
+
+def _read(source: Source, checkpoint: Mapping[str, Tensor]) -> F32 | Blocks:
+    if source.kind == "zeros":
+        return np.zeros(source.shape, np.float32)
+    if source.kind != "key":
+        return _rope(source)
+    tensor = checkpoint[source.key]
+    if tensor.shape != source.shape:
+        raise CheckpointError(f"{source.key}: expected shape {source.shape}, got {tensor.shape}")
+    return tensor if isinstance(tensor, Blocks) else np.asarray(tensor, np.float32)
+
+
+def _rope(source: Source) -> F32:
+    """Rotary table: cos or sin of position * theta^(-2 i / d_head), [n_positions, d_head / 2].
+
+    Source: RoFormer (arXiv 2104.09864), section 3.2.2. Computed in double precision, as angles
+    reach thousands of radians.
+    """
+    n_positions, half = source.shape
+    frequency = source.theta ** (-np.arange(half, dtype=np.float64) / half)
+    angle = np.arange(n_positions, dtype=np.float64)[:, None] * frequency
+    table = np.cos(angle) if source.kind == "rope_cos" else np.sin(angle)
+    return table.astype(np.float32)
+
+
+def _packed(packing: str, value: F32 | Blocks) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of a weight by role."""
+    scheme = BLOCKWISE.get(packing)
+    if scheme is None:
+        values = quant.dequantize(value) if isinstance(value, Blocks) else value
+        return {"values": values}
+    if isinstance(value, Blocks) and value.scheme != scheme:
+        value = quant.dequantize(value)
+    if not isinstance(value, Blocks):
+        value = quant.quantize(value, scheme)
+    arrays: dict[str, npt.NDArray[np.generic]] = {"codes": value.codes, "scales": value.scales}
+    return arrays if value.offsets is None else {**arrays, "offsets": value.offsets.T}
+
+
+# --- what the layout's transforms mean; their shapes are checked when the layout is made ----------
+
+
+def _concat(values: Sequence[F32], numbers: Shape) -> F32:
+    return np.concatenate(values, axis=numbers[0])
+
+
+def _block_diag(values: Sequence[F32], numbers: Shape) -> F32:
+    whole = np.zeros((sum(len(v) for v in values), sum(v.shape[1] for v in values)), np.float32)
+    row = column = 0
+    for v in values:
+        whole[row : row + v.shape[0], column : column + v.shape[1]] = v
+        row, column = row + v.shape[0], column + v.shape[1]
+    return whole
+
+
+def _weight_norm(values: Sequence[F32], numbers: Shape) -> F32:
+    g, v = values
+    others = tuple(i for i in range(v.ndim) if i != numbers[0])
+    norm = np.sqrt(np.square(v, dtype=np.float64).sum(axis=others, keepdims=True))
+    weight: F32 = (g * (v / norm)).astype(np.float32)
+    return weight
+
+
+def _transpose(values: Sequence[F32], numbers: Shape) -> F32:
+    return values[0].T
+
+
+def _reshape(values: Sequence[F32], numbers: Shape) -> F32:
+    return values[0].reshape(numbers)
+
+
+_APPLY = {
+    "concat": _concat,
+    "block_diag": _block_diag,
+    "weight_norm": _weight_norm,
+    "transpose": _transpose,
+    "reshape": _reshape,
+}
