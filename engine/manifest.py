@@ -109,9 +109,7 @@ class Graph:
     """One ONNX graph and how its weights are stored."""
 
     file: str
-    scheme: str  # of the large matrices: f32, f16, int8, int4
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    scheme: str  # how its large matrices are stored: f32, f16, int8_block32, int4_block32, ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,10 +58,7 @@ def manifest_dict() -> dict[str, Any]:
             "tasks": {},
         },
         "lora": {"rank": 8, "alpha": 32, "targets": ["q_proj", "v_proj"]},
-        "graphs": {
-            g: {"file": f"{g}.onnx", "scheme": "f32", "inputs": ["a"], "outputs": ["b"]}
-            for g in GRAPHS
-        },
+        "graphs": {g: {"file": f"{g}.onnx", "scheme": "f32"} for g in GRAPHS},
         "embedding": {"file": "llm.bin", "block": 32, "codes_offset": 0, "scales_offset": 64},
         "tokenizer": "tokenizer.json",
         "files": {
