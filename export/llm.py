@@ -1,0 +1,172 @@
+"""The LLaMA decoder's graph: embeddings and past keys in, logits of the last position out.
+
+    inputs_embeds [1, n_new, d_model]
+      |
+      +--> norm -> q|k|v (one matrix) --+--> attention, rotary, KV cache -> o -+   n_layers times
+      |            A -> x scale -> B ---+                                      |
+      +------------------------------ + <--------------------------------------+
+      +--> norm -> gate|up (one matrix) -> silu(gate) * up -> down -+
+      +------------------------------ + <---------------------------+
+      |
+      last position -> norm -> head -> logits [1, n_vocab]
+
+Past and present keys have one shape, [1, n_kv_heads, n_ctx, d_head]: the caller binds one buffer to
+both and the attention writes the new rows into it. Only the newest rows are read from
+`inputs_embeds`; rows past `seqlens_k` are never read from the cache, so lowering it rewinds.
+The adapter (LoRA on q and v) is computed in float32 beside the quantized matrix and never merged.
+"""
+
+from dataclasses import dataclass
+
+from .graph import CONTRIB, Graph
+from .layout import Source, key, zeros
+
+NAME = "llm"
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaConfig:
+    """Sizes of a LLaMA; the names are config.json's in our spelling."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ffn: int
+    n_vocab: int
+    n_positions: int
+    rope_theta: float
+    rms_epsilon: float
+    tied_head: bool
+    lora_rank: int  # 0: no adapter
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads or self.d_head % 2:
+            raise ValueError(
+                f"expected n_heads a multiple of n_kv_heads and an even d_head, got {self}"
+            )
+
+
+def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
+    """Build the topology.
+
+    The weights are asked for by Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`),
+    the adapter's as `model.layers.0.self_attn.q_proj.lora_A.weight`.
+
+    Args:
+        config: sizes.
+        packing: how the layers' matrices are stored.
+        head_packing: how the head, and with a tied head the embedding table, is stored; the table
+            is looked up from the same bytes, so it must then be 8-bit blocks (or f32 for tests).
+    """
+    c, g = config, Graph(NAME)
+    x = g.input("inputs_embeds", "float32", [1, "n_new", c.d_model])
+    seqlens_k = g.input("seqlens_k", "int32", [1])
+    total = g.input("total_sequence_length", "int32", [])
+    scale = g.input("lora_scale", "float32", [])
+    cache = [1, c.n_kv_heads, "n_ctx", c.d_head]
+    past = [
+        [g.input(f"past_key_values.{i}.{kv}", "float32", cache) for kv in ("key", "value")]
+        for i in range(c.n_layers)
+    ]
+    half = (c.n_positions, c.d_head // 2)
+    cos = g.weight("rope.cos", Source("rope_cos", half, theta=c.rope_theta))
+    sin = g.weight("rope.sin", Source("rope_sin", half, theta=c.rope_theta))
+    presents: list[tuple[str, ...]] = []
+
+    normed = g.rms_norm("model.layers.0.input_layernorm", x, c.d_model, epsilon=c.rms_epsilon)
+    for i in range(c.n_layers):
+        layer = f"model.layers.{i}"
+        qkv = g.linear(f"{layer}.qkv", normed, _qkv(c, layer), packing=packing)
+        if c.lora_rank:
+            qkv = g.node("Add", qkv, _lora(g, c, layer, normed, scale), name=f"{layer}.qkv/sum")
+        attended, *present = g.nodes(
+            "GroupQueryAttention",
+            *(qkv, "", "", *past[i], seqlens_k, total, cos, sin),
+            outputs=(f"{layer}.attended", f"{layer}.present.key", f"{layer}.present.value"),
+            domain=CONTRIB,
+            num_heads=c.n_heads,
+            kv_num_heads=c.n_kv_heads,
+            do_rotary=1,
+        )
+        presents.append(tuple(present))
+        if i == c.n_layers - 1:  # from here on, only the last position matters
+            last = g.const([-1])
+            attended = g.node("Gather", attended, last, axis=1)
+            x = g.node("Gather", x, last, axis=1)
+        width = c.n_heads * c.d_head
+        o = key(f"{layer}.self_attn.o_proj.weight", c.d_model, width)
+        x, normed = _add_norm(
+            *(g, c, x, g.linear(f"{layer}.o", attended, o, packing=packing)),
+            f"{layer}.post_attention_layernorm",
+        )
+        gate_up = [key(f"{layer}.mlp.{m}_proj.weight", c.d_ffn, c.d_model) for m in ("gate", "up")]
+        gate, up = g.nodes(
+            "Split",
+            g.linear(f"{layer}.gate_up", normed, gate_up, packing=packing),
+            outputs=(f"{layer}.gate", f"{layer}.up"),
+            axis=-1,
+            num_outputs=2,
+        )
+        # QuickGelu with alpha 1 is x * sigmoid(x): SiLU in one pass
+        silu = g.node("QuickGelu", gate, domain=CONTRIB, name=f"{layer}.silu", alpha=1.0)
+        product = g.node("Mul", silu, up, name=f"{layer}.product")
+        down = key(f"{layer}.mlp.down_proj.weight", c.d_model, c.d_ffn)
+        x, normed = _add_norm(
+            *(g, c, x, g.linear(f"{layer}.down", product, down, packing=packing)),
+            "model.norm" if i == c.n_layers - 1 else f"model.layers.{i + 1}.input_layernorm",
+        )
+
+    head = key(EMBEDDING if c.tied_head else "lm_head.weight", c.n_vocab, c.d_model)
+    logits = g.linear("head", normed, head, packing=head_packing)
+    g.output(g.reshape(logits, 1, c.n_vocab), "logits", "float32", [1, c.n_vocab])
+    for i, pair in enumerate(presents):
+        for kv, value in zip(("key", "value"), pair, strict=True):
+            g.output(value, f"present.{i}.{kv}", "float32", cache)
+    return g
+
+
+def _qkv(c: LlamaConfig, layer: str) -> list[Source]:
+    """q, k and v, to be stacked: d_model columns each."""
+    rows = {"q": c.n_heads, "k": c.n_kv_heads, "v": c.n_kv_heads}
+    return [
+        key(f"{layer}.self_attn.{m}_proj.weight", n * c.d_head, c.d_model) for m, n in rows.items()
+    ]
+
+
+def _lora(g: Graph, c: LlamaConfig, layer: str, x: str, scale: str) -> str:
+    """scale * B (A x), laid out as q|k|v with zeros for k.
+
+    q and v share the two products: their A's are stacked, their B's lie along a diagonal.
+    """
+    attention = f"{layer}.self_attn"
+    rank, n_q, n_kv = c.lora_rank, c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+    a = g.weight(
+        f"{layer}.lora_A",
+        *(key(f"{attention}.{m}_proj.lora_A.weight", rank, c.d_model) for m in "qv"),
+        transforms=("concat 0", "transpose"),
+    )
+    b = g.weight(
+        f"{layer}.lora_B",
+        key(f"{attention}.q_proj.lora_B.weight", n_q, rank),
+        zeros(n_kv, 0),
+        key(f"{attention}.v_proj.lora_B.weight", n_kv, rank),
+        transforms=("block_diag", "transpose"),
+    )
+    inner = g.node("Mul", g.node("MatMul", x, a), scale)  # on rank numbers, not on d_model
+    return g.node("MatMul", inner, b, name=f"{layer}.lora")
+
+
+def _add_norm(g: Graph, c: LlamaConfig, x: str, delta: str, norm: str) -> tuple[str, str]:
+    """(x + delta, its RMSNorm), fused."""
+    weight = g.weight(f"{norm}.weight", key(f"{norm}.weight", c.d_model))
+    normed, _, _, total = g.nodes(
+        "SkipSimplifiedLayerNormalization",
+        *(x, delta, weight),
+        outputs=(f"{norm}/out", f"{norm}/mean", f"{norm}/deviation", f"{norm}/sum"),
+        domain=CONTRIB,
+        epsilon=c.rms_epsilon,
+    )
+    return total, normed
