@@ -5,10 +5,9 @@ ids        [bos] before | soft tokens | after          joined they would give ot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-from .errors import ManifestError
 from .manifest import SPEECH_HERE, PromptFormat
 
 
@@ -35,74 +34,63 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """The text around the sound, and what makes ids of it."""
+    """The text of one turn as ids, with a gap for the sound."""
 
-    before: str  # the sound
-    after: str
-    question_fits: bool  # whether `after` holds {}, where the question goes
     bos_id: int | None  # None where the text brings its own
-    tokenizer: Tokenizer
-
-    @classmethod
-    def of_bundle(cls, form: PromptFormat, tokenizer: Tokenizer) -> "Prompt":
-        """The bundle's own template.
-
-        Raises:
-            ManifestError: If it asks before the sound is heard: every question would then have to
-                encode the sound anew.
-        """
-        before, after = form.template.split(SPEECH_HERE)
-        if "{}" not in after:
-            raise ManifestError(f"prompt.template: expected {{}} after {SPEECH_HERE}")
-        return cls(
-            before=before, after=after, question_fits=True, bos_id=form.bos_id, tokenizer=tokenizer
-        )
-
-    def raw(self, text: str) -> "Prompt":
-        """A whole turn in the user's own words; braces in it are just braces.
-
-        Raises:
-            ValueError: If it does not hold `<SpeechHere>` exactly once.
-        """
-        if (n := text.count(SPEECH_HERE)) != 1:
-            raise ValueError(f"raw prompt: expected {SPEECH_HERE} exactly once, got it {n} times")
-        before, after = text.split(SPEECH_HERE)
-        return replace(self, before=before, after=after, question_fits=False)
+    ids_before: tuple[int, ...]  # without BOS
+    ids_after: tuple[int, ...]
 
     @property
-    def ids_before(self) -> tuple[int, ...]:
-        """BOS, where it is prepended by hand, and all that precedes the sound."""
-        ids = self._ids(self.before)
-        return ids if self.bos_id is None else (self.bos_id, *ids)
-
-    def ids_after(self, question: str) -> tuple[int, ...]:
-        """All that follows the sound; a raw prompt has no place for the question.
-
-        Raises:
-            ValueError: If the question is needed and blank.
-        """
-        if not self.question_fits:
-            return self._ids(self.after)
-        if not question.strip():
-            raise ValueError("question: expected some words, got none")
-        # Stripped, as SALMONN strips it; replaced, not formatted, since it may hold braces.
-        return self._ids(self.after.replace("{}", question.strip(), 1))
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        """Nothing added: special tokens only where they are spelled."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    def head(self) -> tuple[int, ...]:
+        """All that precedes the sound, BOS included."""
+        return self.ids_before if self.bos_id is None else (self.bos_id, *self.ids_before)
 
 
-def task_question(form: PromptFormat, task: str, question: str | None = None) -> str:
-    """The wording of a named task, with the user's own question in its gap where it has one.
+def fill(
+    form: PromptFormat, question: str | None, *, task: str | None = None, raw: str | None = None
+) -> str:
+    """The whole text of a turn, `<SpeechHere>` still in it.
+
+    Args:
+        form: The bundle's template and its named tasks.
+        question: The user's words; stripped, as SALMONN strips them.
+        task: The name of a task, whose wording asks; a few take a question as well.
+        raw: A whole text in place of all that; braces in it are just braces.
 
     Raises:
-        ValueError: If there is no such task, or it needs a question, or takes none.
+        ValueError: If these do not go together, or `<SpeechHere>` is not in the text exactly once.
     """
+    if raw is None:
+        # Replaced once, not formatted: a question may hold braces.
+        text = form.template.replace("{}", _asked(form, question, task).strip(), 1)
+    elif question is None and task is None:
+        text = raw
+    else:
+        raise ValueError("a raw prompt is the whole text: give no question and no task with it")
+    if (n := text.count(SPEECH_HERE)) != 1:
+        raise ValueError(f"prompt: expected {SPEECH_HERE} exactly once, got it {n} times")
+    return text
+
+
+def tokenise(text: str, tokenizer: Tokenizer, *, bos_id: int | None) -> Prompt:
+    """Turns each side of `<SpeechHere>` into ids; special tokens only where they are spelled."""
+    before, after = text.split(SPEECH_HERE)
+    return Prompt(
+        bos_id=bos_id,
+        ids_before=tuple(tokenizer.encode(before, add_special_tokens=False).ids),
+        ids_after=tuple(tokenizer.encode(after, add_special_tokens=False).ids),
+    )
+
+
+def _asked(form: PromptFormat, question: str | None, task: str | None) -> str:
+    if task is None:
+        if question is None or not question.strip():
+            raise ValueError("question: expected some words, or a task")
+        return question
     if task not in form.tasks:
         raise ValueError(f"task: expected one of {sorted(form.tasks)}, got {task!r}")
-    asked = form.tasks[task]
-    if ("{}" in asked) != (question is not None):
-        needs = "needs a" if "{}" in asked else "takes no"
+    wording = form.tasks[task]
+    if ("{}" in wording) != (question is not None):
+        needs = "needs a" if "{}" in wording else "takes no"
         raise ValueError(f"task {task!r} {needs} question")
-    return asked if question is None else asked.replace("{}", question.strip(), 1)
+    return wording if question is None else wording.replace("{}", question.strip(), 1)

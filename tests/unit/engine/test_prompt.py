@@ -1,11 +1,10 @@
-import dataclasses
+import re
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from kokanee.engine.errors import ManifestError
 from kokanee.engine.manifest import PromptFormat
-from kokanee.engine.prompt import Prompt, task_question
+from kokanee.engine.prompt import fill, tokenise
 
 SALMONN = PromptFormat(
     template="USER: <Speech><SpeechHere></Speech> {}\nASSISTANT:",
@@ -34,61 +33,48 @@ def spelled(ids: tuple[int, ...]) -> str:
 
 
 def test_the_question_stands_where_the_template_says_and_the_halves_are_tokenised_apart() -> None:
-    prompt = Prompt.of_bundle(SALMONN, TOKENIZER)
-    assert spelled(prompt.ids_before) == "<s>▁USER: <Speech>"
-    assert spelled(prompt.ids_after(" what is said? ")) == ("▁</Speech> what is said?\nASSISTANT:")
+    prompt = tokenise(fill(SALMONN, " what is said? "), TOKENIZER, bos_id=1)
+    assert spelled(prompt.head) == "<s>▁USER: <Speech>"
+    assert spelled(prompt.ids_before) == "▁USER: <Speech>"
+    assert spelled(prompt.ids_after) == "▁</Speech> what is said?\nASSISTANT:"
 
 
 def test_bos_heads_the_prompt_only_where_the_bundle_says_so() -> None:
-    own = dataclasses.replace(SALMONN, bos_id=None)
-    assert spelled(Prompt.of_bundle(own, TOKENIZER).ids_before) == "▁USER: <Speech>"
+    assert spelled(tokenise("a<SpeechHere>b", TOKENIZER, bos_id=None).head) == "▁a"
 
 
 def test_special_tokens_are_special_where_they_are_spelled() -> None:
-    own = dataclasses.replace(SALMONN, bos_id=None, template="<s>a<SpeechHere>{}")
-    assert Prompt.of_bundle(own, TOKENIZER).ids_before[0] == 1
+    assert tokenise("<s>a<SpeechHere>", TOKENIZER, bos_id=None).head[0] == 1
 
 
 def test_braces_in_a_question_are_just_braces() -> None:
-    prompt = Prompt.of_bundle(SALMONN, TOKENIZER)
-    assert "</Speech> is {} it {a}?\n" in spelled(prompt.ids_after("is {} it {a}?"))
+    assert "</Speech> Is {} or {0}?\n" in fill(SALMONN, "Is {} or {0}?")
+
+
+def test_a_task_asks_in_its_wording_with_the_users_words_where_it_has_a_gap() -> None:
+    assert "</Speech> Write it down.\n" in fill(SALMONN, None, task="asr")
+    assert "</Speech> Answer: Who {}? Be brief.\n" in fill(SALMONN, " Who {}?", task="QA")
 
 
 def test_a_raw_prompt_is_taken_as_it_is() -> None:
-    raw = Prompt.of_bundle(SALMONN, TOKENIZER).raw("a <SpeechHere>{} b\n")
-    assert (spelled(raw.ids_before), spelled(raw.ids_after("c"))) == ("<s>▁a ", "▁{} b\n")
-
-
-@pytest.mark.parametrize("text", ["no place", "<SpeechHere> <SpeechHere>"])
-def test_a_raw_prompt_has_one_place_for_the_sound(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected <SpeechHere> exactly once, got it [02] times"):
-        Prompt.of_bundle(SALMONN, TOKENIZER).raw(text)
-
-
-def test_a_blank_question_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected some words"):
-        Prompt.of_bundle(SALMONN, TOKENIZER).ids_after(" ")
-
-
-def test_a_template_that_asks_before_it_hears_is_refused() -> None:
-    early = dataclasses.replace(SALMONN, template="{} <SpeechHere>")
-    with pytest.raises(ManifestError, match=r"expected \{\} after <SpeechHere>"):
-        Prompt.of_bundle(early, TOKENIZER)
-
-
-def test_a_task_is_its_wording_with_the_users_words_where_it_has_a_gap() -> None:
-    assert task_question(SALMONN, "asr") == "Write it down."
-    assert task_question(SALMONN, "QA", " Who {}? ") == "Answer: Who {}? Be brief."
+    assert fill(SALMONN, None, raw=" A <SpeechHere> {}\n") == " A <SpeechHere> {}\n"
 
 
 @pytest.mark.parametrize(
-    ("task", "question", "complaint"),
+    ("question", "task", "raw", "complaint"),
     [
-        ("asr", "Who?", "task 'asr' takes no question"),
-        ("QA", None, "task 'QA' needs a question"),
-        ("sing", None, r"task: expected one of \['QA', 'asr'\], got 'sing'"),
+        (None, None, None, "question: expected some words"),
+        ("  ", None, None, "question: expected some words"),
+        ("Who?", "asr", None, "task 'asr' takes no question"),
+        (None, "QA", None, "task 'QA' needs a question"),
+        (None, "sing", None, "task: expected one of ['QA', 'asr'], got 'sing'"),
+        ("Who?", None, "<SpeechHere>", "give no question and no task with it"),
+        (None, None, "no place", "exactly once, got it 0 times"),
+        ("<SpeechHere>", None, None, "exactly once, got it 2 times"),
     ],
 )
-def test_a_task_gets_what_it_takes(task: str, question: str | None, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        task_question(SALMONN, task, question)
+def test_what_does_not_go_together_is_refused(
+    question: str | None, task: str | None, raw: str | None, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        fill(SALMONN, question, task=task, raw=raw)
