@@ -170,6 +170,7 @@ class Graph:
         """y = x W^T + b: [..., d_in] -> [..., d_out].
 
         Several weights [d_out_i, d_in] are stacked into one matrix, their outputs lie side by side.
+        With offset blocks x must be [n, d_in], d_in a multiple of the block.
         """
         weights = (weight,) if isinstance(weight, Source) else tuple(weight)
         join = ("concat 0",) if len(weights) > 1 else ()
@@ -217,12 +218,10 @@ class Graph:
         )
         if not scheme.offset:
             return y
-        # x (w + offset) = x w + sum(x) offset, block by block: exact in the offsets
-        sums = self.node(
-            "ReduceSum", self.reshape(x, 0, 0, -1, scheme.block), self.const([3]), keepdims=0
-        )
-        shift = self.node("MatMul", sums, w.part("offsets").name, name=f"{name}/offset")
-        return self.node("Add", y, shift, name=f"{name}/add")
+        # x (w + offset) = x w + sum(x) offset, block by block, with the offsets in full precision
+        by_block = self.reshape(x, -1, scheme.n_blocks(k), scheme.block)
+        sums = self.node("ReduceSum", by_block, self.const([2]), keepdims=0)
+        return self.node("Gemm", sums, w.part("offsets").name, y, name=f"{name}/offset")
 
     def layer_norm(self, name: str, x: str, width: int, *, epsilon: float = 1e-5) -> str:
         """LayerNorm over the last axis with `{name}.weight` and `{name}.bias`."""

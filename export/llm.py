@@ -76,15 +76,17 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
     sin = g.weight("rope.sin", Source("rope_sin", half, theta=c.rope_theta))
     presents: list[tuple[str, ...]] = []
 
+    x = g.reshape(x, -1, c.d_model)  # rows [n_new, d_model]: Gemm adds in place on matrices only
     normed = g.rms_norm("model.layers.0.input_layernorm", x, c.d_model, epsilon=c.rms_epsilon)
     for i in range(c.n_layers):
         layer = f"model.layers.{i}"
         qkv = g.linear(f"{layer}.qkv", normed, _qkv(c, layer), packing=packing)
         if c.lora_rank:
-            qkv = g.node("Add", qkv, _lora(g, c, layer, normed, scale), name=f"{layer}.qkv/sum")
+            qkv = _add_lora(g, c, layer, normed, scale, qkv)
+        heads = g.reshape(qkv, 1, -1, (c.n_heads + 2 * c.n_kv_heads) * c.d_head)
         attended, *present = g.nodes(
             "GroupQueryAttention",
-            *(qkv, "", "", *past[i], seqlens_k, total, cos, sin),
+            *(heads, "", "", *past[i], seqlens_k, total, cos, sin),
             outputs=(f"{layer}.attended", f"{layer}.present.key", f"{layer}.present.value"),
             domain=CONTRIB,
             num_heads=c.n_heads,
@@ -92,11 +94,12 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
             do_rotary=1,
         )
         presents.append(tuple(present))
+        width = c.n_heads * c.d_head
+        attended = g.reshape(attended, -1, width)
         if i == c.n_layers - 1:  # from here on, only the last position matters
             last = g.const([-1])
-            attended = g.node("Gather", attended, last, axis=1)
-            x = g.node("Gather", x, last, axis=1)
-        width = c.n_heads * c.d_head
+            attended = g.node("Gather", attended, last, axis=0)
+            x = g.node("Gather", x, last, axis=0)
         o = key(f"{layer}.self_attn.o_proj.weight", c.d_model, width)
         x, normed = _add_norm(
             *(g, c, x, g.linear(f"{layer}.o", attended, o, packing=packing)),
@@ -121,7 +124,7 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
 
     head = key(EMBEDDING if c.tied_head else "lm_head.weight", c.n_vocab, c.d_model)
     logits = g.linear("head", normed, head, packing=head_packing)
-    g.output(g.reshape(logits, 1, c.n_vocab), "logits", "float32", [1, c.n_vocab])
+    g.output(logits, "logits", "float32", [1, c.n_vocab])
     for i, pair in enumerate(presents):
         for kv, value in zip(("key", "value"), pair, strict=True):
             g.output(value, f"present.{i}.{kv}", "float32", cache)
@@ -136,8 +139,8 @@ def _qkv(c: LlamaConfig, layer: str) -> list[Source]:
     ]
 
 
-def _lora(g: Graph, c: LlamaConfig, layer: str, x: str, scale: str) -> str:
-    """scale * B (A x), laid out as q|k|v with zeros for k.
+def _add_lora(g: Graph, c: LlamaConfig, layer: str, x: str, scale: str, qkv: str) -> str:
+    """qkv + scale * B (A x), where B's rows for k are zeros.
 
     q and v share the two products: their A's are stacked, their B's lie along a diagonal.
     """
@@ -156,7 +159,7 @@ def _lora(g: Graph, c: LlamaConfig, layer: str, x: str, scale: str) -> str:
         transforms=("block_diag", "transpose"),
     )
     inner = g.node("Mul", g.node("MatMul", x, a), scale)  # on rank numbers, not on d_model
-    return g.node("MatMul", inner, b, name=f"{layer}.lora")
+    return g.node("Gemm", inner, b, qkv, name=f"{layer}.qkv/lora")
 
 
 def _add_norm(g: Graph, c: LlamaConfig, x: str, delta: str, norm: str) -> tuple[str, str]:
