@@ -1,1 +1,46 @@
-"""Samples in, text out: NumPy, ONNX Runtime and a tokenizer, nothing else."""
+"""Samples in, text out: NumPy, ONNX Runtime and a tokenizer, nothing else.
+
+Read the modules in this order and you have followed a sound from samples to text: manifest, audio,
+segments, features, encoders, prompt, embedding, kv_cache, decoder, sampling, text, session, engine.
+"""
+
+from .audio import Audio, AudioLimits, read_audio
+from .engine import Engine
+from .errors import (
+    AudioFormatError,
+    CacheError,
+    CheckpointError,
+    ContextFull,
+    DeviceError,
+    KokaneeError,
+    ManifestError,
+    ParityError,
+    SessionClosed,
+    SourceError,
+)
+from .manifest import Manifest, read_manifest
+from .sampling import Sampling
+from .session import Answer, Heard, Session
+
+__all__ = [
+    "Answer",
+    "Audio",
+    "AudioFormatError",
+    "AudioLimits",
+    "CacheError",
+    "CheckpointError",
+    "ContextFull",
+    "DeviceError",
+    "Engine",
+    "Heard",
+    "KokaneeError",
+    "Manifest",
+    "ManifestError",
+    "ParityError",
+    "Sampling",
+    "Session",
+    "SessionClosed",
+    "SourceError",
+    "read_audio",
+    "read_manifest",
+]

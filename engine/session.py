@@ -68,6 +68,11 @@ class Answer:
         """The whole answer, generated to its end."""
         return "".join(self)
 
+    def all_ids(self) -> list[int]:
+        """The ids of the whole answer, generated to its end."""
+        self.text()
+        return self.ids
+
     def cancel(self) -> None:
         """Stop after the token in flight; what was said so far stays readable."""
         self._cancelled.set()
