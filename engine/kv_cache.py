@@ -1,0 +1,69 @@
+"""The attention's memory: one buffer per layer for keys and one for values, of fixed size."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ContextFull
+
+F32 = npt.NDArray[np.float32]
+
+
+class KVCache:
+    """Room for n_ctx positions, allocated at birth; `length` says how many hold something.
+
+    The decoder writes rows behind `length` in place and then calls `append`. Trimming only lowers
+    the number: what lies behind it is never read again, so going back is free and exact.
+    """
+
+    def __init__(self, *, n_layers: int, n_kv_heads: int, n_ctx: int, d_head: int) -> None:
+        # np.zeros: pages that were never written take no memory.
+        shape = (1, n_kv_heads, n_ctx, d_head)
+        self.layers: list[tuple[F32, F32]] = [
+            (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(n_layers)
+        ]
+        """(keys, values) of each layer, [1, n_kv_heads, n_ctx, d_head]; rotary is in the keys."""
+        self.n_ctx = n_ctx
+        self.length = 0
+
+    @property
+    def room(self) -> int:
+        """Positions still free."""
+        return self.n_ctx - self.length
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the buffers, used or not."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    def check_room(self, n_new: int) -> None:
+        """Make sure that n_new more positions fit.
+
+        Raises:
+            ContextFull: they do not.
+        """
+        if n_new > self.room:
+            raise ContextFull(
+                f"{n_new} more positions do not fit: {self.length} of {self.n_ctx} are taken;"
+                " trim the cache, or open a session with a larger n_ctx"
+            )
+
+    def append(self, n_new: int) -> None:
+        """Count n_new positions that were just written.
+
+        Raises:
+            ContextFull: as `check_room`.
+        """
+        self.check_room(n_new)
+        self.length += n_new
+
+    def trim(self, length: int) -> None:
+        """Go back to the first `length` positions.
+
+        Raises:
+            ValueError: more positions than there are.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"trim: expected 0 to {self.length} positions, got {length}")
+        self.length = length

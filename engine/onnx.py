@@ -1,0 +1,98 @@
+"""Opens graphs in ONNX Runtime: the only module that imports it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
+from onnxruntime import (  # type: ignore[attr-defined]  # it lists no __all__
+    InferenceSession,
+    SessionOptions,
+    get_available_providers,
+)
+
+from .errors import DeviceError, ManifestError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_ERRORS_ONLY = 3  # ONNX Runtime's log severity
+
+
+def open_graph(
+    path: Path, *, device: Device = "auto", threads: int | None = None, spin: bool = False
+) -> Any:
+    """Open a graph whose weight file lies beside it.
+
+    Args:
+        path: the `.onnx` file.
+        device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU.
+        threads: CPU threads; by default as many as this process may use.
+        spin: idle threads wait busily. A little faster on an idle machine; on a machine with
+            other work it halves the speed (measured), so it is off.
+
+    Returns:
+        An onnxruntime.InferenceSession. `run` may be called from any thread.
+
+    Raises:
+        DeviceError: CUDA was asked for and does not start here.
+        ManifestError: ONNX Runtime cannot load the graph.
+    """
+    options = SessionOptions()
+    # Named, never 0: ONNX Runtime's own choice also pins its threads to cores, beside whatever
+    # else runs there.
+    options.intra_op_num_threads = threads or available_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    # Threads take ever smaller shares: one that the system holds up delays the rest less.
+    options.add_session_config_entry("session.dynamic_block_base", "4")
+    want_cuda = device == "cuda" or (device == "auto" and _CUDA in get_available_providers())
+    try:
+        session = InferenceSession(path, options, providers=[_CUDA, _CPU] if want_cuda else [_CPU])
+    except Exception as error:  # ONNX Runtime's own types derive from Exception alone
+        raise ManifestError(f"{path.name}: ONNX Runtime cannot load it ({error})") from error
+    # Ask the session: onnxruntime-gpu lists CUDA even where it cannot start.
+    if device == "cuda" and _CUDA not in session.get_providers():
+        raise DeviceError("CUDA does not start here; `kokanee doctor` says what is missing")
+    return session
+
+
+def available_threads() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # pragma: no cover - macOS and Windows
+
+
+class Binding:
+    """A graph whose inputs and outputs are arrays the caller owns, read and written in place.
+
+    One array may be an input and an output at once: that is how a KV cache grows without copies.
+    Not for use from two threads at a time; bindings of one session may run side by side.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._io = session.io_binding()
+        self._held: dict[str, npt.NDArray[Any]] = {}
+
+    def input(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Read input `name` from `array` at every run; binding again replaces it."""
+        self._bind(self._io.bind_input, name, array)
+
+    def output(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Write output `name` to `array` at every run."""
+        self._bind(self._io.bind_output, name, array)
+
+    def run(self) -> None:
+        """Compute."""
+        self._session.run_with_iobinding(self._io)
+
+    def _bind(self, bind: Any, name: str, array: npt.NDArray[Any]) -> None:
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name}: expected a contiguous array")
+        bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._held[name] = array  # ONNX Runtime holds an address only
