@@ -190,10 +190,10 @@ class Engine:
             steps.append(decoder.step(ids[-1]).copy())
         decoder.close()
         return arrays | {
-            "n_samples_used": np.int64(len(segment.audio_pcm)),
-            "kernel": np.int64(policy.window_frames),
-            "stride": np.int64(policy.stride_frames),
-            "n_windows": np.int64(segment.n_windows),
+            "n_samples_used": np.asarray(len(segment.audio_pcm), np.int64),
+            "kernel": np.asarray(policy.window_frames, np.int64),
+            "stride": np.asarray(policy.stride_frames, np.int64),
+            "n_windows": np.asarray(segment.n_windows, np.int64),
             "ids_before": np.asarray(prompt.ids_before, np.int64),
             "ids_after": np.asarray(prompt.ids_after, np.int64),
             "inputs_embeds": embeds,

@@ -214,10 +214,15 @@ class Session:
             self._prefill_audio(self._encoded, prompt.head)
         self._decoder.cache.trim(self._n_heard)
         self._check_room(len(prompt.ids_after) + 1, "the question")
+        question_embeds = self._decoder.embed(prompt.ids_after)
+        if not prompt.ids_after:
+            # A raw prompt may end with the sound: its last position is computed again.
+            self._decoder.cache.trim(self._n_heard - 1)
+            question_embeds = self._encoded.soft_tokens[-1:]
         sampler = make_sampler(sampling or Sampling())
 
         def pieces(answer: Answer) -> Iterator[str]:
-            return self._generate(answer, prompt.ids_after, sampler, max_new_tokens)
+            return self._generate(answer, question_embeds, sampler, max_new_tokens)
 
         self._answer = Answer(pieces)
         return self._answer
@@ -236,13 +241,13 @@ class Session:
     def _generate(
         self,
         answer: Answer,
-        ids_after: tuple[int, ...],
+        question_embeds: F32,
         sample: Callable[[F32, list[int]], int],
         max_new_tokens: int,
     ) -> Iterator[str]:
         detokenizer = Detokenizer(self._tokenizer)
         started = time.perf_counter()
-        logits = self._decoder.prefill(self._decoder.embed(ids_after))
+        logits = self._decoder.prefill(question_embeds)
         answer.timings_ms["prefill_question"] = _ms_since(started)
         while answer.finish_reason is None:
             token = sample(logits, answer.ids)

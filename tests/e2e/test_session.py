@@ -134,6 +134,7 @@ def test_tasks_and_raw_prompts(tiny_engine: Engine) -> None:
         moved = session.ask(raw_prompt="before <SpeechHere> after", max_new_tokens=8).all_ids()
         assert moved != want
         assert session.ask(task="asr", max_new_tokens=8).all_ids() == want
+        assert session.ask(raw_prompt="ends with <SpeechHere>", max_new_tokens=8).all_ids()
         with pytest.raises(ValueError, match="exactly once"):
             session.ask(raw_prompt="no sound in here")
         with pytest.raises(ValueError, match="expected one of"):
