@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
-from onnxruntime import (  # type: ignore[attr-defined]  # it lists no __all__
+from onnxruntime import (
     InferenceSession,
     SessionOptions,
     get_available_providers,

@@ -96,6 +96,10 @@ class WhisperEncoderWeights(Mapping[str, F32]):
             array = array[third * d : (third + 1) * d]
         return array.astype(np.float32)
 
+    def __contains__(self, name: object) -> bool:
+        """Without reading the tensor, as the inherited method would."""
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

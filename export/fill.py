@@ -53,7 +53,7 @@ def fill(
         CheckpointError: a tensor is missing or has another shape.
         OSError: the disk is full or cannot be written.
     """
-    missing = sorted(layout.keys - checkpoint.keys())
+    missing = sorted(layout.keys.difference(checkpoint))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(f"{layout.graph}: no tensor {', '.join(missing[:3])}{more}")

@@ -54,16 +54,6 @@ class Gguf:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, "GgufTensor"]
 
-    def read(self, name: str) -> F32 | Blocks:
-        """One tensor; matrices are [n_rows, n_columns] as in PyTorch.
-
-        Raises:
-            CheckpointError: there is no such tensor.
-        """
-        if name not in self.tensors:
-            raise CheckpointError(f"{self.path.name}: no tensor {name}")
-        return self.tensors[name].read()
-
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
@@ -74,7 +64,7 @@ class GgufTensor:
     raw: U8
 
     def read(self) -> F32 | Blocks:
-        """Float arrays for F32 and F16, Blocks for the rest."""
+        """Float arrays for F32 and F16, Blocks for the rest; [n_rows, n_columns] as in PyTorch."""
         if self.kind == "F32":
             return self.raw.view("<f4").astype(np.float32).reshape(self.shape)
         if self.kind == "F16":
@@ -224,7 +214,7 @@ class LlamaWeights(Mapping[str, F32 | Blocks]):
     here they are a half head apart again, in the blocks too.
 
     Raises:
-        CheckpointError: the file holds another architecture.
+        CheckpointError: the file holds another architecture, or lacks a tensor.
     """
 
     def __init__(self, file: Gguf) -> None:
@@ -241,17 +231,24 @@ class LlamaWeights(Mapping[str, F32 | Blocks]):
         for i in range(file.metadata["llama.block_count"]):
             for ours, theirs in _LAYER.items():
                 self._names[f"model.layers.{i}.{ours}.weight"] = f"blk.{i}.{theirs}.weight"
+        for name in self._names.values():
+            if name not in file.tensors:
+                raise CheckpointError(f"{file.path.name}: no tensor {name}")
         n_heads = file.metadata["llama.attention.head_count"]
         n_kv_heads = file.metadata.get("llama.attention.head_count_kv", n_heads)
         self._heads = {"q_proj": n_heads, "k_proj": n_kv_heads}
 
     def __getitem__(self, name: str) -> F32 | Blocks:
-        tensor = self._file.read(self._names[name])
+        tensor = self._file.tensors[self._names[name]].read()
         n_heads = self._heads.get(name.split(".")[-2])
         if n_heads is None:
             return tensor
         order = _rotary_order(tensor.shape[0], n_heads)
         return tensor.rows(order) if isinstance(tensor, Blocks) else tensor[order]
+
+    def __contains__(self, name: object) -> bool:
+        """Without reading the tensor, as the inherited method would."""
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

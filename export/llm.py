@@ -66,7 +66,7 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
     seqlens_k = g.input("seqlens_k", "int32", [1])
     total = g.input("total_sequence_length", "int32", [])
     scale = g.input("lora_scale", "float32", [])
-    cache = [1, c.n_kv_heads, "n_ctx", c.d_head]
+    cache: list[int | str] = [1, c.n_kv_heads, "n_ctx", c.d_head]
     past = [
         [g.input(f"past_key_values.{i}.{kv}", "float32", cache) for kv in ("key", "value")]
         for i in range(c.n_layers)

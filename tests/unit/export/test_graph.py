@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnxruntime import InferenceSession  # type: ignore[attr-defined]  # no __all__
+from onnxruntime import InferenceSession
 
 from kokanee.export.fill import fill
 from kokanee.export.graph import Graph
