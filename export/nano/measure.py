@@ -43,10 +43,10 @@ RECORDING = Path(__file__).parents[2] / "runtime" / "recordings" / "speech_over_
 QUESTION = "What do you hear?"
 # Largest absolute difference allowed. Weights are rounded to halves on both sides, so that only the
 # order of sums differs; BEATs' position kernel is rounded after its norm here, before it there.
-# The LLM's logits reach 30.
-TOLERANCE = {"speech_encoder": 2e-3, "audio_encoder": 1e-2, "connector": 2e-3, "llm": 1e-2}
-# 8-bit activations inside MatMulNBits (accuracy level 4), 30 layers deep.
-TOLERANCE_INT4 = 3.0
+# The LLM's logits reach 30, and its head quantizes its input to 8 bits (MatMulNBits, accuracy
+# level 4) even where the layers are float; with int4 layers, so does every product.
+TOLERANCE = {"speech_encoder": 2e-3, "audio_encoder": 1e-2, "connector": 2e-3, "llm": 1.0}
+TOLERANCE_INT4 = 4.0
 
 
 def measure(cache: Path) -> dict[str, Parity]:
