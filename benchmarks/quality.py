@@ -76,7 +76,7 @@ def ask_all(
     rows = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        if known:
+        if file.tell():
             file.write("\n")  # ends the line that an interrupted run may have begun
         for n_done, clip in enumerate(clips):
             progress(n_done, len(clips))

