@@ -53,4 +53,5 @@ class Embedding:
         blocks = self._codes[index].astype(np.float32)
         blocks -= _ZERO
         blocks *= self._scales[index]
-        return blocks.reshape(len(index), -1)[:, : self._d_model]
+        n_blocks, block = blocks.shape[1:]
+        return blocks.reshape(len(index), n_blocks * block)[:, : self._d_model]
