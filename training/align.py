@@ -1,0 +1,256 @@
+"""First stage of the connector: soft tokens that lie on the LLM's own word embeddings (CTC).
+
+The LLM takes no part. A soft token's logits over the tokens of the training captions are scaled
+cosines with those tokens' embedding rows, around their mean; a blank vector of its own stands for
+"nothing new". A clip's caption (the words said, then ` [` and the name of what sounds) supervises
+all of its soft tokens at once, so a step costs only the Q-Former, and what the LLM is given later
+already looks like words to it.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kokanee.benchmarks.heldout import word_error_rate
+from kokanee.export.reference import Connector, QFormerDims
+from training.instructions import caption
+from training.shards import WORK, Shard, is_validation
+from training.weights import smollm2_state, smollm2_tokenizer
+
+NANO = QFormerDims(
+    d_speech=512,
+    d_audio=192,
+    d_model=576,
+    hidden_size=384,
+    num_attention_heads=6,
+    intermediate_size=1536,
+    n_queries=2,
+)
+
+
+def soft_tokens(connector: Connector, speech: Tensor, audio: Tensor) -> Tensor:
+    """[batch, n, 512] and [batch, n, 192] -> [batch, n_soft, 576].
+
+    As the connector's own forward pass, but for a batch whose audio streams end at different frames
+    (after which they are exact zeros).
+    """
+    there = audio.abs().amax(-1, keepdim=True) > 0
+    frames = torch.cat([connector.ln_speech(speech), connector.ln_audio(audio) * there], -1)
+    soft = connector.speech_llama_proj(connector.qformer(connector.windows(frames)))
+    return soft.reshape(len(speech), -1, connector.dims.d_model)
+
+
+class WordHead(nn.Module):
+    """Soft tokens to log-probabilities over [blank, token 0, token 1, ...]."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        mean = rows.mean(0)
+        self.register_buffer("mean", mean)
+        self.register_buffer("words", F.normalize(rows - mean, dim=-1))
+        self.register_buffer("norm", (rows - mean).norm(dim=-1).mean())
+        self.blank = nn.Parameter(torch.randn(rows.shape[1]) * 0.02)
+        self.scale = nn.Parameter(torch.tensor(3.0))  # log
+
+    def forward(self, soft: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, n, d] -> log-probabilities [batch, n, 1 + n_tokens], mean norm error."""
+        centred = soft - self.mean
+        norm = centred.norm(dim=-1, keepdim=True)
+        table = torch.cat([F.normalize(self.blank, dim=0)[None], self.words])
+        logits = self.scale.exp() * (centred / norm) @ table.T
+        return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
+
+
+class Clips:
+    """The clips of several shards, with CTC targets."""
+
+    def __init__(self, shards: list[Shard], tokenizer: Tokenizer, vocabulary: list[int]) -> None:
+        self.shards = shards
+        index = {token: i for i, token in enumerate(vocabulary, 1)}
+        self.train: list[tuple[int, int]] = []
+        self.validation: list[tuple[int, int]] = []
+        self.targets: dict[tuple[int, int], list[int]] = {}
+        self.texts: dict[tuple[int, int], str] = {}
+        for s, shard in enumerate(shards):
+            for i, record in enumerate(shard.records[: min(shard.n_encoded, shard.n_heard)]):
+                text = caption(record)
+                ids = [index.get(t) for t in tokenizer.encode(text).ids]
+                repeats = sum(a == b for a, b in itertools.pairwise(ids))
+                if not ids or None in ids or len(ids) + repeats > 2 * shard.n_windows(i):
+                    continue
+                held = is_validation(record)
+                (self.validation if held else self.train).append((s, i))
+                self.targets[s, i] = ids  # type: ignore[assignment]
+                self.texts[s, i] = text
+
+    def n_windows(self, clip: tuple[int, int]) -> int:
+        return self.shards[clip[0]].n_windows(clip[1])
+
+    def batches(self, clips: list[tuple[int, int]], windows: int, r: random.Random) -> list[Any]:
+        """Clips of equal length together, at most `windows` windows a batch."""
+        groups: dict[int, list[tuple[int, int]]] = {}
+        for clip in r.sample(clips, len(clips)):
+            groups.setdefault(self.n_windows(clip), []).append(clip)
+        out = []
+        for n, group in groups.items():
+            size = max(1, windows // n)
+            out += [group[k : k + size] for k in range(0, len(group), size)]
+        r.shuffle(out)
+        return out
+
+    def features(self, batch: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Speech [batch, n, 512] and audio [batch, n, 192]."""
+        speech = np.stack([self.shards[s].speech(i) for s, i in batch])
+        audio = np.stack([self.shards[s].audio(i) for s, i in batch])
+        return torch.from_numpy(speech).float(), torch.from_numpy(audio).float()
+
+
+def noised(frames: Tensor, p_drop: float = 0.1) -> Tensor:
+    """Gaussian noise, a masked stretch of time and dropped channels, against over-fitting."""
+    batch, n_frames, d = frames.shape
+    there = frames.abs().amax(-1, keepdim=True) > 0
+    frames = frames + 0.15 * torch.randn_like(frames) * frames.std()
+    frames = frames * (torch.rand(batch, 1, d) > p_drop) * there
+    for row in range(batch):
+        if random.random() < 0.5:
+            width = random.randint(1, 8)
+            start = random.randrange(max(1, n_frames - width))
+            frames[row, start : start + width] = 0
+    return frames
+
+
+def decoded(log_probs: Tensor, vocabulary: list[int], tokenizer: Tokenizer) -> list[str]:
+    """Greedy CTC."""
+    texts = []
+    for row in log_probs.argmax(-1).tolist():
+        ids = [t for t, before in zip(row, [0, *row], strict=False) if t and t != before]
+        texts.append(tokenizer.decode([vocabulary[i - 1] for i in ids]))
+    return texts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--llm", type=Path, required=True)
+    parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--windows", type=int, default=256, help="windows a batch")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    random.seed(options.seed)
+    out = WORK / "align"
+    out.mkdir(exist_ok=True)
+
+    tokenizer = smollm2_tokenizer(options.llm)
+    embeddings = smollm2_state(options.llm)["model.embed_tokens.weight"]
+    shards = [Shard(name) for name in options.shards]
+    vocabulary_path = out / "vocabulary.json"
+    if not vocabulary_path.exists():  # of every shard there is, so that a restart can add shards
+        texts = {
+            caption(record)
+            for path in sorted((WORK / "shards").glob("*.json"))
+            for record in json.loads(path.read_text())
+        }
+        ids = {t for text in texts for t in tokenizer.encode(text).ids}
+        vocabulary_path.write_text(json.dumps(sorted(ids)))
+    vocabulary = json.loads(vocabulary_path.read_text())
+    clips = Clips(shards, tokenizer, vocabulary)
+    print(f"{len(vocabulary)} tokens, {len(clips.train)} + {len(clips.validation)} clips")
+
+    connector, head = Connector(NANO), WordHead(embeddings[vocabulary])
+    for layer in connector.speech_Qformer.bert.encoder.layer:
+        for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+            nn.init.zeros_(part.weight[:, NANO.d_speech :])  # the audio stream joins later
+    nn.init.normal_(connector.speech_query_tokens, std=1.0)
+    nn.init.normal_(connector.speech_llama_proj.weight, std=0.3 * NANO.hidden_size**-0.5)
+    connector.speech_llama_proj.bias.data.copy_(head.mean)
+    step = 0
+    if (out / "connector.safetensors").exists():
+        connector.load_state_dict(load_file(out / "connector.safetensors"))
+        saved = load_file(out / "head.safetensors")
+        head.blank.data, head.scale.data = saved["blank"], saved["scale"]
+        step = int(saved["step"])
+    parameters = [*connector.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    ctc = nn.CTCLoss(zero_infinity=True)
+
+    def save() -> None:
+        save_file(connector.state_dict(), out / "connector.safetensors")
+        state = {"blank": head.blank.data, "scale": head.scale.data, "step": torch.tensor(step)}
+        save_file(state, out / "head.safetensors")
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        connector.eval()
+        scores: dict[str, tuple[list[str], list[str]]] = {}
+        for batch in clips.batches(clips.validation, 512, random.Random(0)):
+            log_probs, _ = head(soft_tokens(connector, *clips.features(batch)))
+            for clip, text in zip(batch, decoded(log_probs, vocabulary, tokenizer), strict=True):
+                pair = scores.setdefault(shards[clip[0]].name, ([], []))
+                pair[0].append(clips.texts[clip])
+                pair[1].append(text)
+        connector.train()
+        return {name: round(word_error_rate(*pair), 4) for name, pair in scores.items()}
+
+    start, total, checked = time.time(), 60 * options.minutes, time.time()
+    shuffle, losses = random.Random(options.seed + step), []
+    first = step
+    while (elapsed := time.time() - start) < total:
+        for batch in clips.batches(clips.train, options.windows, shuffle):
+            elapsed = time.time() - start
+            if elapsed > total:
+                break
+            rate = options.lr * min(1, (step - first + 1) / 200)
+            rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / total))
+            optimizer.param_groups[0]["lr"] = rate
+            speech, audio = clips.features(batch)
+            log_probs, norm_error = head(soft_tokens(connector, noised(speech), noised(audio)))
+            targets = [clips.targets[c] for c in batch]
+            loss = ctc(
+                log_probs.transpose(0, 1),
+                torch.tensor([t for row in targets for t in row]),
+                torch.full((len(batch),), log_probs.shape[1]),
+                torch.tensor([len(row) for row in targets]),
+            )
+            optimizer.zero_grad()
+            (loss + norm_error).backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+            if time.time() - checked > 90:
+                checked = time.time()
+                save()
+                record = {
+                    "step": step,
+                    "minutes": round(elapsed / 60, 2),
+                    "lr": rate,
+                    "loss": round(float(np.mean(losses[-200:])), 4),
+                    "scale": round(float(head.scale.detach().exp()), 2),
+                    "norm_error": round(float(norm_error.detach()), 4),
+                    "wer": validate(),
+                }
+                print(json.dumps(record), flush=True)
+                with (out / "curve.jsonl").open("a") as curve:
+                    curve.write(json.dumps(record) + "\n")
+    save()
+    print(json.dumps({"step": step, "wer": validate()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""SmolLM2 frozen, with LoRA beside its query and value projections, fed with embeddings."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import LlamaConfig, LlamaModel
+
+from training.weights import smollm2_state, smollm2_tokenizer
+
+RANK, SCALE = 8, 4.0
+BEFORE = "<|im_start|>user\n"
+AFTER = "\n{}<|im_end|>\n<|im_start|>assistant\n"
+END = 2  # <|im_end|>
+KEY = "llama_model.base_model.model.model.layers.{}.self_attn.{}_proj.lora_{}.weight"
+
+
+class LoraLinear(nn.Module):
+    """y = W x + scale B (A x), W frozen."""
+
+    def __init__(self, frozen: nn.Linear) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.a = nn.Parameter(torch.randn(RANK, frozen.in_features) * frozen.in_features**-0.5)
+        self.b = nn.Parameter(torch.zeros(frozen.out_features, RANK))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.frozen(x) + SCALE * F.linear(F.linear(x, self.a), self.b)
+
+
+class SpeakingLlm(nn.Module):
+    """The LLM as nano runs it: soft tokens inside its chat template."""
+
+    def __init__(self, gguf: Path) -> None:
+        super().__init__()
+        config = LlamaConfig(
+            vocab_size=49152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-5,
+            rope_theta=100_000.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        )
+        self.model = LlamaModel(config)
+        state = {k.removeprefix("model."): v for k, v in smollm2_state(gguf).items()}
+        self.model.load_state_dict(state)
+        self.model.requires_grad_(False)
+        for layer in self.model.layers:
+            layer.self_attn.q_proj = LoraLinear(layer.self_attn.q_proj)
+            layer.self_attn.v_proj = LoraLinear(layer.self_attn.v_proj)
+        self.embeddings: Tensor = self.model.embed_tokens.weight
+        self.tokenizer: Tokenizer = smollm2_tokenizer(gguf)
+        self._before = self._rows(BEFORE)
+
+    def _rows(self, text: str) -> Tensor:
+        return self.embeddings[self.tokenizer.encode(text).ids]
+
+    def lora(self) -> list[nn.Parameter]:
+        return [p for n, p in self.named_parameters() if n.endswith((".a", ".b"))]
+
+    def lora_state(self) -> dict[str, Tensor]:
+        """The LoRA under the names of SALMONN's checkpoints."""
+        return {
+            KEY.format(i, name, half.upper()): getattr(
+                getattr(layer.self_attn, f"{name}_proj"), half
+            ).detach()
+            for i, layer in enumerate(self.model.layers)
+            for name in "qv"
+            for half in "ab"
+        }
+
+    def load_lora(self, state: dict[str, Tensor]) -> None:
+        for key, tensor in self.lora_state().items():
+            tensor.copy_(state[key])
+
+    def prompt(self, soft: Tensor, question: str) -> Tensor:
+        """Soft tokens [n_soft, d] of a clip -> embeddings [n, d] up to where the answer starts."""
+        return torch.cat([self._before, soft, self._rows(AFTER.format(question))])
+
+    def loss(self, soft: list[Tensor], questions: list[str], answers: list[str]) -> Tensor:
+        """Mean cross-entropy of the answers' tokens; logits only where there are targets."""
+        rows, labels = [], []
+        for tokens, question, answer in zip(soft, questions, answers, strict=True):
+            ids = [*self.tokenizer.encode(answer).ids, END]
+            prompt = self.prompt(tokens, question)
+            rows.append(torch.cat([prompt, self.embeddings[ids[:-1]]]))
+            labels.append([-1] * (len(prompt) - 1) + ids)
+        width = max(len(r) for r in rows)
+        # Padding on the right: under a causal mask no target sees it.
+        x = torch.stack([F.pad(r, (0, 0, 0, width - len(r))) for r in rows])
+        y = torch.tensor([row + [-1] * (width - len(row)) for row in labels])
+        hidden = self.model(inputs_embeds=x, use_cache=False).last_hidden_state
+        return F.cross_entropy(hidden[y >= 0] @ self.embeddings.T, y[y >= 0])
+
+    @torch.no_grad()
+    def answers(self, soft: list[Tensor], questions: list[str], most: int = 60) -> list[str]:
+        """Greedy answers to prompts of equal length."""
+        x = torch.stack([self.prompt(s, q) for s, q in zip(soft, questions, strict=True)])
+        out = self.model(inputs_embeds=x, use_cache=True)
+        ids: list[list[int]] = [[] for _ in soft]
+        live = [True] * len(soft)
+        for _ in range(most):
+            best = (out.last_hidden_state[:, -1] @ self.embeddings.T).argmax(-1)
+            for row, token in enumerate(best.tolist()):
+                live[row] = live[row] and token != END
+                if live[row]:
+                    ids[row].append(token)
+            if not any(live):
+                break
+            out = self.model(
+                inputs_embeds=self.embeddings[best][:, None],
+                past_key_values=out.past_key_values,
+                use_cache=True,
+            )
+        return [self.tokenizer.decode(row).strip() for row in ids]

