@@ -63,7 +63,8 @@ class Engine:
 
         Args:
             folder: holds `manifest.json` and the files it lists.
-            device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU.
+            device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU. The LLM runs on
+                the CPU in any case, for now.
             threads: CPU threads a graph may use; every core by default.
 
         Raises:
@@ -80,7 +81,11 @@ class Engine:
         with concurrent.futures.ThreadPoolExecutor(len(GRAPHS)) as pool:
             opening = {
                 name: pool.submit(
-                    open_graph, folder / manifest.graphs[name].file, device=device, threads=threads
+                    open_graph,
+                    folder / manifest.graphs[name].file,
+                    # GroupQueryAttention's CUDA kernel takes halves only; this graph is float32.
+                    device="cpu" if name == "llm" else device,
+                    threads=threads,
                 )
                 for name in GRAPHS
             }
