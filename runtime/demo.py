@@ -12,6 +12,7 @@ from kokanee.engine.engine import Device
 from . import options
 from .bundle import find_bundle
 
+MAX_NEW_TOKENS = 64
 RECORDINGS = Path(__file__).parent / "recordings"
 
 
@@ -47,7 +48,7 @@ def command(*, device: Device, threads: int | None, cache_dir: Path | None, as_j
                 click.echo(f"{example.file}, {audio.seconds:.1f} s")
             session.hear(audio.pcm)
             for question in example.questions:
-                answer = session.ask(question)
+                answer = session.ask(question, max_new_tokens=MAX_NEW_TOKENS)
                 if not as_json:
                     click.echo(f"  {question}  ", nl=False)
                     for piece in answer:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import options
 from .memory import machine_mb
@@ -60,8 +61,8 @@ def command(*, device: str, cache_dir: Path | None, as_json: bool) -> None:
             table.add_column(title, overflow="fold")
         colours = {"ok": "green", "missing": "yellow", "broken": "red"}
         for f in findings:
-            table.add_row(f.what, f"[{colours[f.state]}]{f.state}[/]", f.found, f.mend)
-        Console().print(table)
+            table.add_row(f.what, Text(f.state, colours[f.state]), f.found, f.mend)
+        Console(markup=False).print(table)  # [cuda] is an extra, not a colour
     if broken:
         raise click.exceptions.Exit(1)
 

@@ -35,11 +35,11 @@ def command(*, bundle: str, verify: bool, cache_dir: Path | None, as_json: bool)
         }
         click.echo(json.dumps(what, ensure_ascii=False))
         return
-    console = Console()
-    console.print(f"{manifest.name}, {_mb(_n_bytes(manifest))}, in {folder}", highlight=False)
+    console = Console(markup=False, highlight=False)
+    console.print(f"{manifest.name}, {_mb(_n_bytes(manifest))}, in {folder}")
     for table in _tables(manifest):
         console.print(table)
-    console.print(f"made by: {manifest.command} (Kokanee {manifest.kokanee})", highlight=False)
+    console.print(f"made by: {manifest.command} (Kokanee {manifest.kokanee})")
 
 
 def _tables(manifest: Manifest) -> list[Table]:

@@ -151,6 +151,7 @@ def test_doctor_looks_at_everything_and_says_what_mends_it(run: Run, tmp_path: P
     assert "CPU" in findings["execution providers"]["found"]
     assert all(f["mend"] for f in findings.values() if f["state"] != "ok")
     assert not (tmp_path / "none").exists()
+    assert "what mends it" in run("doctor", "--cache-dir", tmp_path / "none").out
 
 
 # --- what does not -------------------------------------------------------------------------------
