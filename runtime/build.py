@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kokanee.export.nano import build_nano
+from kokanee.export.nano import LlmQuant, build_nano
 
 from . import options
 from .bundle import BuildProgress
@@ -30,6 +30,13 @@ Examples:
     help="Where base weights come from; their SHA-256 decides.",
 )
 @click.option(
+    "--llm-quant",
+    type=click.Choice(["int4", "none"]),
+    default="int4",
+    show_default=True,
+    help="none: the language model in float32, to measure against; needs the extra [build].",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Put the bundle here instead of into the cache.",
@@ -41,6 +48,7 @@ def command(
     *,
     name: str,
     source: str,
+    llm_quant: LlmQuant,
     out: Path | None,
     keep_parts: bool,
     cache_dir: Path | None,
@@ -54,6 +62,7 @@ def command(
         folder = build_nano(
             cache_dir,
             out=out,
+            llm_quant=llm_quant,
             source=source,
             progress=progress,
             keep_parts=keep_parts,

@@ -5,6 +5,6 @@ topology.py   dims -> *.onnx and *.layout.json, kept in this folder (needs onnx)
 *.safetensors the parts that were trained here
 """
 
-from .build import build_nano, default_cache, nano_folder
+from .build import LlmQuant, build_nano, default_cache, nano_folder
 
-__all__ = ["build_nano", "default_cache", "nano_folder"]
+__all__ = ["LlmQuant", "build_nano", "default_cache", "nano_folder"]
