@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import time
 from pathlib import Path
 from types import TracebackType
@@ -77,19 +76,18 @@ class Engine:
         started = time.perf_counter()
         verify_files(folder, manifest)
         verified = time.perf_counter()
-        # ONNX Runtime repacks weights on one thread: open the graphs side by side.
-        with concurrent.futures.ThreadPoolExecutor(len(GRAPHS)) as pool:
-            opening = {
-                name: pool.submit(
-                    open_graph,
-                    folder / manifest.graphs[name].file,
-                    # GroupQueryAttention's CUDA kernel takes halves only; this graph is float32.
-                    device="cpu" if name == "llm" else device,
-                    threads=threads,
-                )
-                for name in GRAPHS
-            }
-            graphs = {name: graph.result() for name, graph in opening.items()}
+        # One after the other, the largest first: each keeps a second copy of its weights while it
+        # repacks them, and side by side those copies would make the peak (47 MB more for nano).
+        graphs = {
+            name: open_graph(
+                folder / manifest.graphs[name].file,
+                # GroupQueryAttention's CUDA kernel takes halves only; this graph is float32.
+                device="cpu" if name == "llm" else device,
+                threads=threads,
+                arena=name == "llm",
+            )
+            for name in reversed(GRAPHS)
+        }
         dims = manifest.dims
         embedding = Embedding(
             folder, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model

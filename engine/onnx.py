@@ -22,7 +22,12 @@ _ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
 
 def open_graph(
-    path: Path, *, device: Device = "auto", threads: int | None = None, spin: bool = False
+    path: Path,
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+    spin: bool = False,
+    arena: bool = True,
 ) -> Any:
     """Open a graph whose weight file lies beside it.
 
@@ -32,6 +37,8 @@ def open_graph(
         threads: CPU threads; by default as many as this process may use.
         spin: idle threads wait busily. A little faster on an idle machine; on a machine with
             other work it halves the speed (measured), so it is off.
+        arena: keep the memory of one run for the next. Right for thousands of small steps; after
+            one long recording an encoder would sit on hundreds of megabytes.
 
     Returns:
         An onnxruntime.InferenceSession. `run` may be called from any thread.
@@ -45,6 +52,7 @@ def open_graph(
     # else runs there.
     options.intra_op_num_threads = threads or available_threads()
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     # Threads take ever smaller shares: one that the system holds up delays the rest less.
