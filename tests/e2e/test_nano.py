@@ -109,3 +109,17 @@ def test_recordings_are_short_wavs() -> None:
         with wave.open(str(path)) as file:
             assert (file.getframerate(), file.getnchannels()) == (16_000, 1)
         assert path.stat().st_size < 200_000
+
+
+def test_the_readme_example_runs(nano: Path) -> None:
+    readme = (RECORDINGS.parents[1] / "README.md").read_text("utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=RECORDINGS.parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() != ""

@@ -1,0 +1,120 @@
+"""`benchmarks/results/*.json` -> the figures in the README, so that no number is typed by hand.
+
+    python -m kokanee.benchmarks.tables README.md      # rewrites what stands between the markers
+
+A test holds the README equal to what this makes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- figures: python -m kokanee.benchmarks.tables README.md -->", "<!-- /figures -->"
+
+
+def figures(results: Path = RESULTS) -> str:
+    """The markdown between the markers."""
+    read = {path.stem: json.loads(path.read_text("utf-8")) for path in results.glob("*.json")}
+    quality, ask, decode = (read[f"{name}_nano"] for name in ("quality", "ask", "decode"))
+    return "\n\n".join([_quality(quality), _ask(ask), _decode(decode)])
+
+
+def rewritten(text: str, results: Path = RESULTS) -> str:
+    """`text` with fresh figures between its markers.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"expected the markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{figures(results)}\n\n{END}{after}"
+
+
+def _quality(quality: dict[str, Any]) -> str:
+    four, full = (quality[name]["scores"] for name in ("int4", "float"))
+    words = four["words"]
+    rows = [
+        (
+            "words said (word error rate, lower is better)",
+            words["n"],
+            f"**{words['wer']:.1%}**",
+            f"{full['words']['wer']:.1%}",
+            f"{words['majority_wer']:.0%}",
+        )
+    ]
+    for name, label in (
+        ("sound", "which sound, of {n} classes"),
+        ("kind", "speech, music or sound"),
+    ):
+        rows.append(
+            (
+                label.format(n=four[name]["n_classes"]),
+                four[name]["n"],
+                f"**{four[name]['top1']:.1%}**",
+                f"{full[name]['top1']:.1%}",
+                f"{four[name]['majority']:.1%}",
+            )
+        )
+    head = "| recordings nano was not trained on | clips | int4 | float LLM | constant answer |"
+    return (
+        "### What nano hears\n\n"
+        f"{_table(head, rows)}\n\n"
+        "`kokanee eval nano`, and `kokanee eval FOLDER` on a bundle built with `--llm-quant none`."
+    )
+
+
+def _ask(ask: dict[str, Any]) -> str:
+    stages = ask["timings_ms"]
+    shown = ("verify", "load", "features", "speech_encoder", "audio_encoder", "connector")
+    cells = [f"{name.replace('_', ' ')} {stages[name]['median']:.0f}" for name in shown]
+    cells += [
+        f"{n.replace('_', ' ')} {stages[n]['median']:.0f}" for n in ("prefill_audio", "decode")
+    ]
+    wall, memory = ask["wall_s"], ask["memory_mb"]
+    machine = ask["machine"]
+    return (
+        f"### What an answer costs\n\n"
+        f"`kokanee ask` on a {ask['seconds']:g} s clip, a new process each time,"
+        f" {len(ask['samples'])} runs on {machine['threads']} cores of an {machine['processor']}"
+        f" (shared, so an upper bound): **{wall['median']:.1f} s** from Return to the last word"
+        f" ({wall['min']:.1f} to {wall['max']:.1f}), peak memory **{memory['median']:.0f} MB**,"
+        f" bundle {ask['bundle_mb']:.0f} MB.\n\n"
+        f"Median milliseconds: {', '.join(cells)}. `{ask['command']}`"
+    )
+
+
+def _decode(decode: dict[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            f"{row['prefill']['median']:.0f}",
+            f"{row['decode']['median']:.0f}",
+            f"{row['prefill']['kokanee_ratio']:.2f}",
+            f"{row['decode']['kokanee_ratio']:.2f}",
+        )
+        for name, row in decode["results"].items()
+    ]
+    head = "| SmolLM2-135M, tokens/s | prefill | decode | ours / theirs, prefill | decode |"
+    return (
+        "### The language model beside llama.cpp\n\n"
+        f"{_table(head, rows)}\n\n"
+        f"{decode['threads']} threads, {decode['n_prompt']} tokens of prompt, {decode['n_tokens']}"
+        f" decoded, {decode['rounds']} interleaved rounds in one process; trust the ratios, the"
+        " machine was shared. `python -m kokanee.benchmarks.decode`"
+    )
+
+
+def _table(head: str, rows: list[tuple[Any, ...]]) -> str:
+    rule = "|" + "---|" * (head.count("|") - 1)
+    return "\n".join([head, rule, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+if __name__ == "__main__":
+    document = Path(sys.argv[1])
+    document.write_text(rewritten(document.read_text("utf-8")), encoding="utf-8")
