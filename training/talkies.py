@@ -1,20 +1,15 @@
-"""Acted English speech out of two freeware games: recordings with exact texts.
+"""Acted English speech out of a freeware game: recordings with exact texts.
 
-Flight of the Amazon Queen ("fotaq") keeps everything in `queen.1c`: a table of named members,
-speech as MP3 (`*.SB`), texts in plain tables (`*.CUT`, `*.DOG`, `QUEEN2.JAS`). Drascula keeps
-unsigned 8-bit PCM (`*.ALS`) and its texts in `drascula.dat` of the package scummvm-data.
-The layouts are facts about the files, checked on the bytes; no engine's code was used.
+Flight of the Amazon Queen keeps everything in `queen.1c`: a table of named members, speech as MP3
+(`*.SB`), texts in plain tables (`*.CUT`, `*.DOG`, `QUEEN2.JAS`). The layouts are facts about the
+file, checked on the bytes; no engine's code was used.
 """
 
 import re
 import struct
-import wave
 from pathlib import Path
 
 _STAGE_MARK = re.compile(r"\*(?:[A-Z]{2}|\d\d|[A-Z0-9]{2})")
-_DRASCULA_MAGIC = bytes.fromhex("01f54e42")
-_DRASCULA_PREFIXES = ("", "D", "B", "BJ", "E", "I", "L", "P", "T", "VB")
-_DRASCULA_LANGUAGES = 6
 
 
 def unpack_fotaq(queen: Path, out: Path) -> dict[str, str]:
@@ -94,36 +89,3 @@ def _dog_lines(blob: bytes) -> list[tuple[int, int, str]]:
             found.append((start, number, blob[start:end].decode()))
             break
     return found
-
-
-def unpack_drascula(speech: Path, table: Path, out: Path) -> dict[str, str]:
-    """Writes every `.ALS` in `speech` as WAV under `out`, returns {WAV name: English text}."""
-    blob = table.read_bytes()
-    at = blob.find(_DRASCULA_MAGIC)
-    texts: dict[str, str] = {}
-    for prefix in _DRASCULA_PREFIXES:
-        (n_lines,) = struct.unpack(">H", blob[at : at + 2])
-        at += 2
-        for language in range(_DRASCULA_LANGUAGES):
-            (size,) = struct.unpack(">H", blob[at : at + 2])
-            cursor = at + 2
-            for k in range(n_lines if language == 0 else 0):
-                (length,) = struct.unpack(">I", blob[cursor : cursor + 4])
-                texts[f"{prefix}{k}"] = (
-                    blob[cursor + 4 : cursor + length].split(b"\0")[0].decode("cp850")
-                )
-                cursor += length
-            at += 2 + size
-    out.mkdir(parents=True, exist_ok=True)
-    paired = {}
-    for path in sorted(speech.iterdir()):
-        text = texts.get(path.stem.upper())
-        if path.suffix.upper() != ".ALS" or not text:
-            continue
-        with wave.open(str(out / f"{path.stem}.wav"), "wb") as sink:
-            sink.setnchannels(1)
-            sink.setsampwidth(1)
-            sink.setframerate(11025)
-            sink.writeframes(path.read_bytes())
-        paired[f"{path.stem}.wav"] = text
-    return paired

@@ -1,0 +1,124 @@
+"""Copies the trained weights to `export/nano/` under SALMONN's names, with their history.
+
+float16: half the size of what was trained, and nothing measurable lost.
+"""
+
+import argparse
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kokanee.benchmarks.heldout import PACKAGES
+from training.shards import WORK, Shard, is_validation
+
+LICENCES = {
+    "flight-of-the-amazon-queen": "freeware, DFSG (the game may not be sold alone)",
+    "tuxpaint-stamps-default": "GPL-2",
+    "wesnoth-1.16-data": "GPL-2+ and CC-BY-SA-4.0",
+    "wesnoth-1.16-music": "GPL-2+ and CC-BY-SA-4.0",
+    "hedgewars-data": "GFDL-1.3, GPL-2 and CC",
+    "sonic-pi-samples": "CC0-1.0",
+    "sound-icons": "GPL-2",
+    "frozen-bubble-data": "GPL-2",
+    "hydrogen-drumkits": "GPL-2+ and CC0",
+    "gcompris-qt-data": "AGPL-3 and CC (the half that is not held out)",
+    "ufoai-sound": "GPL-2+ and CC",
+    "openttd-opensfx": "CC0, CC-BY-3.0 and CC-Sampling+-1.0",
+    "freedoom": "BSD-3-Clause",
+    "fluid-soundfont-gm": "MIT",
+    "drascula-music": "freeware, DFSG",
+    "fillets-ng-data": "GPL-2",
+    "lomiri-sounds": "CC-BY-SA",
+    "made": "Apache-2.0 (this repository)",
+    "mixtures": "as their parts",
+    "tts": "own sentences; espeak-ng, flite, festival, hibari-tts (Apache-2.0), piper joe (MIT)",
+}
+PACKAGE_OF = {"fotaq": "flight-of-the-amazon-queen"}
+
+
+def data_list(names: list[str], debs: Path) -> list[dict[str, Any]]:
+    """One entry a source: clips, seconds, validation clips, package, hash, licence."""
+    clips: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for name in names:
+        for record in Shard(name).records:
+            source = record["source"]
+            clips[source] += 1
+            seconds[source] += record["n_samples"] / 16_000
+            held[source] += is_validation(record)
+    entries = []
+    for source in sorted(clips):
+        package = PACKAGE_OF.get(source, source)
+        deb = next(debs.glob(f"{package}_*.deb"), None)
+        entry = {
+            "source": source,
+            "clips": clips[source],
+            "minutes": round(seconds[source] / 60, 1),
+            "validation_clips": held[source],
+            "licence": LICENCES["tts" if source.startswith("tts-") else package],
+        }
+        if deb:
+            entry["deb"] = deb.name.replace("%3a", ":")
+            entry["sha256"] = hashlib.sha256(deb.read_bytes()).hexdigest()
+        entries.append(entry)
+    return entries
+
+
+def curve(stage: str) -> list[Any]:
+    path = WORK / stage / "curve.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("export/nano"))
+    parser.add_argument("--debs", type=Path, required=True)
+    parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--commands", type=Path, help="text file, one command a line")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    beats = {
+        k.removeprefix("beats."): v
+        for k, v in load_file(WORK / "audio_encoder" / "model.safetensors").items()
+        if k.startswith("beats.")
+    }
+    parts: dict[str, dict[str, Tensor]] = {
+        "audio_encoder": beats,
+        "connector": load_file(WORK / "instruct" / "connector.safetensors"),
+        "lora": load_file(WORK / "instruct" / "lora.safetensors"),
+    }
+    files = {}
+    for name, state in parts.items():
+        path = options.out / f"{name}.safetensors"
+        half = {k: v.to(torch.float16).contiguous() for k, v in sorted(state.items())}
+        worst = max(float((v - half[k].float()).abs().max()) for k, v in state.items())
+        save_file(half, path)
+        files[path.name] = {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "n_bytes": path.stat().st_size,
+            "n_parameters": sum(v.numel() for v in state.values()),
+            "rounding": worst,
+        }
+    scores = WORK / "heldout" / "scores.json"
+    record = {
+        "files": files,
+        "seed": 0,
+        "commands": options.commands.read_text().splitlines() if options.commands else [],
+        "data": data_list(options.shards, options.debs),
+        "never_trained_on": [p.name for p in PACKAGES],
+        "curves": {stage: curve(stage) for stage in ("audio_encoder", "align", "instruct")},
+        "heldout_float": json.loads(scores.read_text()) if scores.exists() else None,
+    }
+    (options.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(files, indent=1))
+
+
+if __name__ == "__main__":
+    main()
