@@ -10,13 +10,16 @@ from typing import Any
 import click
 
 from kokanee.engine import Audio, Engine, Sampling, Session, read_audio
-from kokanee.engine.engine import Device
+from kokanee.engine.engine import DEFAULT_N_CTX, Device
 from kokanee.engine.prompt import fill
+from kokanee.engine.segments import apply_policy
 from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
 
 from . import options
 from .bundle import find_bundle
 from .memory import peak_rss_mb
+
+TEXT = 512  # positions kept free for template and question
 
 EXAMPLES = """\b
 Examples:
@@ -120,7 +123,11 @@ def hear_and_answer(
 @options.prompt
 @options.max_new_tokens(DEFAULT_MAX_NEW_TOKENS)
 @options.sampling
-@click.option("--n-ctx", type=click.IntRange(min=1), help="Room for sound, question and answer.")
+@click.option(
+    "--n-ctx",
+    type=click.IntRange(min=1),
+    help="Room for sound, question and answer.  [default: enough for the file]",
+)
 @options.machine
 @options.as_json
 def command(
@@ -151,7 +158,9 @@ def command(
     with Engine.open(folder, device=device, threads=threads) as engine:
         try:
             fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
-            session = engine.session(n_ctx=n_ctx, lora_scale=lora_scale)
+            session = engine.session(
+                n_ctx=n_ctx or _enough(engine, audio, max_new_tokens), lora_scale=lora_scale
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         with session:
@@ -173,6 +182,14 @@ def command(
     for note in report.notes:
         click.echo(f"({note})", err=True)
     click.echo(report.as_line(), err=True)
+
+
+def _enough(engine: Engine, audio: Audio, max_new_tokens: int) -> int:
+    """Positions that hold the sound, a question and the answer, within what the model knows."""
+    policy = engine.manifest.policy
+    n_soft_tokens = apply_policy(audio.pcm, policy).n_windows * policy.n_queries
+    wanted = max(DEFAULT_N_CTX, n_soft_tokens + TEXT + max_new_tokens)
+    return min(wanted, engine.manifest.dims.n_positions)
 
 
 def _say(piece: str) -> None:

@@ -1,7 +1,6 @@
 """A bundle by name or folder; nano is built when it is first wanted."""
 
 from pathlib import Path
-from types import TracebackType
 
 import click
 from rich.console import Console
@@ -45,12 +44,7 @@ class BuildProgress:
         """Nothing is shown yet: pip, which comes first, has bars of its own."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Leaves the terminal as it was."""
         self._stop()
 
