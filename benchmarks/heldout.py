@@ -208,6 +208,11 @@ CLASSES: tuple[SoundClass, ...] = (
     ),
 )
 CLASS_NAMES = tuple(c.name for c in CLASSES)
+# The coarse classes of a second, more lenient figure: 13 of them.
+GROUPS = {
+    **{name: "animal" for name in ("cat", "dog", "horse", "bird", "farm animal", "insect")},
+    **{name: "person" for name in ("laugh", "cough", "scream")},
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -232,6 +237,11 @@ def class_of(answer: str) -> str | None:
     """The first class whose words an answer names, by position in the answer; None if none."""
     found = [(m.start(), c.name) for c in CLASSES if (m := re.search(c.words, answer.lower()))]
     return min(found)[1] if found else None
+
+
+def group_of(name: str) -> str:
+    """The coarse class of a class."""
+    return GROUPS.get(name, name)
 
 
 def is_held_out(package: str, name: str) -> bool:

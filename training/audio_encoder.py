@@ -9,6 +9,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,17 @@ class Sampler:
         return torch.from_numpy(np.stack(xs)), targets
 
 
+def drawn(sampler: Sampler, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches that a second process prepares."""
+
+    class Endless(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            while True:
+                yield sampler.batch(size)
+
+    return iter(torch.utils.data.DataLoader(Endless(), batch_size=None, num_workers=1))
+
+
 @torch.no_grad()
 def validate(model: Classifier, sampler: Sampler) -> dict[str, float]:
     """Accuracy over the sound classes, and over sound, music and speech."""
@@ -170,13 +182,14 @@ def main() -> None:
     print(sizes, len(sampler.validation))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.05)
     loss_of = nn.BCEWithLogitsLoss()
+    batches = drawn(sampler, options.batch)
     start, checked, losses, total = time.time(), time.time(), [], 60 * options.minutes
     first = step
     while (elapsed := time.time() - start) < total:
         rate = options.lr * min(1, (step - first + 1) / 100)
         rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / total))
         optimizer.param_groups[0]["lr"] = rate
-        x, targets = sampler.batch(options.batch)
+        x, targets = next(batches)
         loss = loss_of(model(x), targets)
         optimizer.zero_grad()
         loss.backward()

@@ -20,6 +20,8 @@ from training.llm import SpeakingLlm
 from training.shards import WORK, Shard, write
 from training.weights import whisper_base
 
+MAX_SAMPLES = 88 * 5440  # Whisper's positions
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -41,6 +43,7 @@ def main() -> None:
                     c.pcm,
                 )
                 for c in heldout_clips(options.packages)
+                if len(c.pcm) <= MAX_SAMPLES  # the engine cuts longer ones into segments
             ),
         )
     shard = Shard("heldout")
