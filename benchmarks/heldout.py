@@ -210,8 +210,8 @@ CLASSES: tuple[SoundClass, ...] = (
 CLASS_NAMES = tuple(c.name for c in CLASSES)
 # The coarse classes of a second, more lenient figure: 13 of them.
 GROUPS = {
-    **{name: "animal" for name in ("cat", "dog", "horse", "bird", "farm animal", "insect")},
-    **{name: "person" for name in ("laugh", "cough", "scream")},
+    **dict.fromkeys(("cat", "dog", "horse", "bird", "farm animal", "insect"), "animal"),
+    **dict.fromkeys(("laugh", "cough", "scream"), "person"),
 }
 
 
