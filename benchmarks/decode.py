@@ -210,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table and then one line of JSON."""
     parser = argparse.ArgumentParser(prog="kokanee.benchmarks.decode", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--bundle", type=Path, help="a built nano; by default this version's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prompt")
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     quiet: Callable[..., None] = lambda *_: None  # noqa: E731
 
-    bundle = build_nano(options.cache, keep_parts=True)
+    bundle = options.bundle or build_nano(options.cache, keep_parts=True)
     master = fetch(SMOLLM2, options.cache, progress=quiet)
     q4_0 = requantized(master, master.with_name("SmolLM2-135M-Instruct.requantized-Q4_0.gguf"))
     contenders: list[Contender] = [
@@ -256,7 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         "machine": machine() | {"load_average_before": [round(x, 1) for x in load_before]},
         "versions": {
-            p: importlib.metadata.version(p) for p in ("onnxruntime", "llama-cpp-python", "numpy")
+            "onnxruntime": importlib.metadata.version("onnxruntime"),
+            "llama-cpp-python": _llama_cpp().__version__,
         },
         "bundle": bundle.name,
         "command": "python -m kokanee.benchmarks.decode " + " ".join(sys.argv[1:]),
