@@ -73,16 +73,22 @@ class WordHead(nn.Module):
         return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
 
 
+Clip = tuple[int, int]  # shard, place in it
+
+# How many clips of a kind a round takes.
+SHARES = {"speech": 0.55, "sound": 0.22, "music": 0.06, "mixture": 0.17}
+
+
 class Clips:
     """The clips of several shards, with CTC targets."""
 
     def __init__(self, shards: list[Shard], tokenizer: Tokenizer, vocabulary: list[int]) -> None:
         self.shards = shards
         index = {token: i for i, token in enumerate(vocabulary, 1)}
-        self.train: list[tuple[int, int]] = []
-        self.validation: list[tuple[int, int]] = []
-        self.targets: dict[tuple[int, int], list[int]] = {}
-        self.texts: dict[tuple[int, int], str] = {}
+        self.train: list[Clip] = []
+        self.validation: list[Clip] = []
+        self.targets: dict[Clip, list[int]] = {}
+        self.texts: dict[Clip, str] = {}
         for s, shard in enumerate(shards):
             for i, record in enumerate(shard.records[: min(shard.n_encoded, shard.n_heard)]):
                 text = caption(record)
@@ -95,12 +101,28 @@ class Clips:
                 self.targets[s, i] = ids  # type: ignore[assignment]
                 self.texts[s, i] = text
 
-    def n_windows(self, clip: tuple[int, int]) -> int:
+    def balanced(self, n: int, r: random.Random) -> list[Clip]:
+        """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
+        by_kind: dict[str, list[Clip]] = {}
+        for s, i in self.train:
+            by_kind.setdefault(self.shards[s].records[i]["kind"], []).append((s, i))
+        chosen = []
+        for kind, pool in by_kind.items():
+            weights = None
+            if kind == "sound":
+                texts = [self.shards[s].records[i]["text"] for s, i in pool]
+                weights = [texts.count(t) ** -0.5 for t in texts]
+            elif kind == "speech":  # acted speech teaches more than another synthetic phrase
+                weights = [1.6 if self.shards[s].name == "fotaq" else 1.0 for s, _ in pool]
+            chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
+        return chosen
+
+    def n_windows(self, clip: Clip) -> int:
         return self.shards[clip[0]].n_windows(clip[1])
 
-    def batches(self, clips: list[tuple[int, int]], windows: int, r: random.Random) -> list[Any]:
+    def batches(self, clips: list[Clip], windows: int, r: random.Random) -> list[Any]:
         """Clips of equal length together, at most `windows` windows a batch."""
-        groups: dict[int, list[tuple[int, int]]] = {}
+        groups: dict[int, list[Clip]] = {}
         for clip in r.sample(clips, len(clips)):
             groups.setdefault(self.n_windows(clip), []).append(clip)
         out = []
@@ -110,7 +132,7 @@ class Clips:
         r.shuffle(out)
         return out
 
-    def features(self, batch: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def features(self, batch: list[Clip]) -> tuple[Tensor, Tensor]:
         """Speech [batch, n, 512] and audio [batch, n, 192]."""
         speech = np.stack([self.shards[s].speech(i) for s, i in batch])
         audio = np.stack([self.shards[s].audio(i) for s, i in batch])
@@ -144,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--connector", choices=("align", "instruct"), help="go on from that stage")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--windows", type=int, default=256, help="windows a batch")
@@ -181,10 +204,11 @@ def main() -> None:
     connector.speech_llama_proj.bias.data.copy_(head.mean)
     step = 0
     if (out / "connector.safetensors").exists():
-        connector.load_state_dict(load_file(out / "connector.safetensors"))
-        saved = load_file(out / "head.safetensors")
+        source = WORK / options.connector if options.connector else out
+        connector.load_state_dict(load_file(source / "connector.safetensors"))
+        saved = load_file(source / "head.safetensors")
         head.blank.data, head.scale.data = saved["blank"], saved["scale"]
-        step = int(saved["step"])
+        step = int(load_file(out / "head.safetensors")["step"])
     parameters = [*connector.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
     ctc = nn.CTCLoss(zero_infinity=True)
@@ -211,7 +235,7 @@ def main() -> None:
     shuffle, losses = random.Random(options.seed + step), []
     first = step
     while (elapsed := time.time() - start) < total:
-        for batch in clips.batches(clips.train, options.windows, shuffle):
+        for batch in clips.batches(clips.balanced(2000, shuffle), options.windows, shuffle):
             elapsed = time.time() - start
             if elapsed > total:
                 break

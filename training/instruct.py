@@ -18,32 +18,10 @@ from torch import nn
 
 from kokanee.benchmarks.heldout import class_of, word_error_rate
 from kokanee.export.reference import Connector
-from training.align import NANO, Clips, WordHead, noised, soft_tokens
+from training.align import NANO, Clip, Clips, WordHead, noised, soft_tokens
 from training.instructions import HEAR, KIND, TRANSCRIBE, task
 from training.llm import SpeakingLlm
 from training.shards import WORK, Record, Shard
-
-Clip = tuple[int, int]
-
-# How many clips of a kind a round through the data takes.
-SHARES = {"speech": 0.62, "sound": 0.18, "music": 0.07, "mixture": 0.13}
-
-
-def balanced(clips: Clips, n: int, r: random.Random) -> list[Clip]:
-    """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
-    by_kind: dict[str, list[Clip]] = {}
-    for s, i in clips.train:
-        by_kind.setdefault(clips.shards[s].records[i]["kind"], []).append((s, i))
-    chosen = []
-    for kind, pool in by_kind.items():
-        weights = None
-        if kind == "sound":
-            texts = [clips.shards[s].records[i]["text"] for s, i in pool]
-            weights = [texts.count(t) ** -0.5 for t in texts]
-        elif kind == "speech":  # acted speech teaches more than another synthetic phrase
-            weights = [1.6 if clips.shards[s].name == "fotaq" else 1.0 for s, _ in pool]
-        chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
-    return chosen
 
 
 def answers(
@@ -104,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--connector", choices=("align", "instruct"), help="go on from that stage")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--lr", type=float, default=1.5e-4, help="of the connector")
     parser.add_argument("--lora-lr", type=float, default=8e-4)
@@ -124,7 +103,7 @@ def main() -> None:
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
     source, step = first, 0
     if (out / "lora.safetensors").exists():
-        source = out
+        source = WORK / options.connector if options.connector else out
         llm.load_lora(load_file(out / "lora.safetensors"))
         step = int(load_file(out / "head.safetensors")["step"])
     connector.load_state_dict(load_file(source / "connector.safetensors"))
@@ -158,7 +137,7 @@ def main() -> None:
     start, checked, total = time.time(), time.time(), 60 * options.minutes
     r, losses, start_step, n_seen = random.Random(options.seed + step), [], step, 0
     while time.time() - start < total:
-        for batch in clips.batches(balanced(clips, 600, r), options.windows, r):
+        for batch in clips.batches(clips.balanced(600, r), options.windows, r):
             elapsed = time.time() - start
             if elapsed > total:
                 break
@@ -187,8 +166,9 @@ def main() -> None:
             if step % 25 == 0:
                 pace = n_seen / (time.time() - start)
                 print(f"{step} {np.mean(losses[-25:]):.3f} {pace:.2f} clips/s", flush=True)
-            if time.time() - checked > 300:
+            if step % 100 == 0:
                 save()
+            if time.time() - checked > 600:
                 log(elapsed)
                 checked = time.time()
     save()

@@ -1,0 +1,48 @@
+"""Draws docs/nano-training.png from the curves in export/nano/training.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def series(rows: list[dict[str, Any]], group: str, key: str) -> tuple[list[int], list[float]]:
+    points = [(row["step"], 100 * row[group][key]) for row in rows if key in row[group]]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def main() -> None:
+    curves = json.loads(Path("export/nano/training.json").read_text())["curves"]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    plans = (
+        ("audio_encoder", "accuracy", "small BEATs: accuracy, %", ["classes", "kinds"]),
+        (
+            "align",
+            "wer",
+            "connector alone (greedy CTC): word errors, %",
+            ["fotaq", "tts-flite-rms", "mixtures"],
+        ),
+        (
+            "instruct",
+            "validation",
+            "through the LLM, %",
+            ["fotaq wer", "tts-flite-rms wer", "mixture wer", "sound class", "sound kind"],
+        ),
+    )
+    for axis, (stage, group, title, keys) in zip(axes, plans, strict=True):
+        for key in keys:
+            axis.plot(*series(curves[stage], group, key), marker="o", markersize=3, label=key)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.set_ylim(0, 100)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig("docs/nano-training.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
