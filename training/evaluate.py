@@ -5,13 +5,14 @@ Writes the shard `heldout`, which training never reads, and scores as `kokanee e
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from kokanee.benchmarks.heldout import class_of, fetch, group_of
 from kokanee.benchmarks.heldout import clips as heldout_clips
-from kokanee.benchmarks.heldout import fetch
 from kokanee.benchmarks.quality import QUESTIONS, TASKS, Row, scores
 from kokanee.export.reference import Connector
 from training.align import NANO, soft_tokens
@@ -80,8 +81,18 @@ def main() -> None:
     with (out / "answers.jsonl").open("w") as log:
         for row in rows:
             log.write(json.dumps([row.name, row.task, row.truth, row.answer]) + "\n")
-    (out / "scores.json").write_text(json.dumps(scores(rows), indent=1))
-    print(json.dumps(scores(rows)))
+    figures = scores(rows)
+    pairs = [(r.truth, class_of(r.answer)) for r in rows if r.task == "sound"]
+    coarse = Counter(group_of(truth) for truth, _ in pairs)
+    figures["coarse"] = {
+        "n": len(pairs),
+        "n_classes": len(coarse),
+        "top1": sum(said is not None and group_of(said) == group_of(t) for t, said in pairs)
+        / len(pairs),
+        "majority": max(coarse.values()) / len(pairs),
+    }
+    (out / "scores.json").write_text(json.dumps(figures, indent=1))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

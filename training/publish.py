@@ -5,6 +5,7 @@ float16: half the size of what was trained, and nothing measurable lost.
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -76,6 +77,13 @@ def curve(stage: str) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def hours_of(stage: str) -> float:
+    """Wall time of a stage: each run's minutes count from nought."""
+    minutes = [row["minutes"] for row in curve(stage)]
+    ends = [a for a, b in itertools.pairwise([*minutes, 0.0]) if b < a]
+    return round(sum(ends) / 60, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("export/nano"))
@@ -107,9 +115,12 @@ def main() -> None:
             "rounding": worst,
         }
     scores = WORK / "heldout" / "scores.json"
+    hours = {stage: hours_of(stage) for stage in ("audio_encoder", "align", "instruct")}
     record = {
         "files": files,
         "seed": 0,
+        "hours": round(sum(hours.values()), 2),
+        "hours_by_stage": hours,
         "commands": options.commands.read_text().splitlines() if options.commands else [],
         "data": data_list(options.shards, options.debs),
         "never_trained_on": [p.name for p in PACKAGES],
