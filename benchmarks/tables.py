@@ -61,6 +61,16 @@ def _quality(quality: dict[str, Any]) -> str:
                 f"{four[name]['majority']:.1%}",
             )
         )
+    balanced = [quality[name]["scores"]["kind"]["balanced"] for name in ("int4", "float")]
+    rows.append(
+        (
+            "the same, each of the three counting alike",
+            four["kind"]["n"],
+            f"**{balanced[0]:.1%}**",
+            f"{balanced[1]:.1%}",
+            "33.3%",
+        )
+    )
     head = "| recordings nano was not trained on | clips | int4 | float LLM | constant answer |"
     return (
         "### What nano hears\n\n"

@@ -27,7 +27,9 @@ class Example:
 EXAMPLES = (
     Example("speech.wav", ("Write down what is said.", "Is there music?")),
     Example("sound.wav", ("What do you hear?",)),
-    Example("speech_over_sound.wav", ("What do you hear?", "Write down what is said.")),
+    Example(
+        "speech_over_sound.wav", ("Write down what is said.", "Is it speech, music or a sound?")
+    ),
 )
 
 
