@@ -417,7 +417,8 @@ def _g722(path: Path) -> npt.NDArray[np.float32]:
     with av.open(str(path), format="g722") as container:
         frames: list[Any] = [f.to_ndarray().reshape(-1) for f in container.decode(audio=0)]
         rate = container.streams.audio[0].rate
-    return _resampled(np.concatenate(frames).astype(np.float32) / 32768, int(rate))
+    pcm = np.concatenate(frames).astype(np.float32) / np.float32(32768)
+    return _resampled(pcm, int(rate))
 
 
 def _resampled(pcm: npt.NDArray[np.float32], rate: int) -> npt.NDArray[np.float32]:
