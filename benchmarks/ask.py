@@ -10,7 +10,6 @@ on a busy machine are upper bounds; memory and sizes are exact.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,8 +24,9 @@ import numpy as np
 import soundfile
 
 from kokanee.engine import read_audio, read_manifest
-from kokanee.engine.onnx import available_threads
 from kokanee.export.nano import build_nano
+
+from .machine import machine
 
 RECORDING = Path(__file__).parents[1] / "runtime" / "recordings" / "speech.wav"
 QUESTION = "Write down what is said."
@@ -62,26 +62,13 @@ def measure(folder: Path, *, seconds: float, runs: int) -> dict[str, Any]:
         "memory_mb": _spread([s["memory_mb"] for s in samples]),
         "timings_ms": {k: _spread([s["timings_ms"][k] for s in samples]) for k in stages},
         "samples": samples,
-        "machine": {
-            "processor": _processor(),
-            "threads": available_threads(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
+        "machine": machine(),
+        "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @click.command()

@@ -14,17 +14,15 @@ carries its adapter (LoRA), llama.cpp has none.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import importlib
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +35,8 @@ from kokanee.engine.manifest import read_manifest
 from kokanee.engine.onnx import SPIN_US, open_graph
 from kokanee.export.nano.build import build_nano, default_cache
 from kokanee.export.sources import SMOLLM2, fetch
+
+from .machine import machine
 
 N_CTX = 512  # positions
 TEXT = (
@@ -150,34 +150,12 @@ def requantized(master: Path, target: Path) -> Path:
     return target
 
 
-@contextlib.contextmanager
-def realtime() -> Iterator[None]:
-    """Run every thread of this process before those of any other program; Linux, root."""
-
-    def set_policy(policy: int, priority: int) -> None:
-        for task in Path("/proc/self/task").iterdir():
-            os.sched_setscheduler(int(task.name), policy, os.sched_param(priority))
-
-    set_policy(os.SCHED_RR, 1)
-    try:
-        yield
-    finally:
-        set_policy(os.SCHED_OTHER, 0)
-        time.sleep(0.2)  # the others' turn
-
-
 def measure(
-    contenders: Sequence[Contender],
-    ids: Sequence[int],
-    *,
-    n_prompt: int,
-    rounds: int,
-    alone: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    contenders: Sequence[Contender], ids: Sequence[int], *, n_prompt: int, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
     """Tokens a second of each contender in each round: {name: {"prefill": ..., "decode": ...}}.
 
-    The order turns by one every round; a first round warms up and is not counted. Each turn is
-    taken within `alone()`.
+    The order turns by one every round; a first round warms up and is not counted.
     """
     rates: dict[str, dict[str, list[float]]] = {
         c.name: {"prefill": [], "decode": []} for c in contenders
@@ -185,13 +163,12 @@ def measure(
     for turn in range(rounds + 1):
         for i in range(len(contenders)):
             contender = contenders[(turn + i) % len(contenders)]
-            with alone():
-                started = time.perf_counter()
-                contender.prefill(ids[:n_prompt])
-                prefilled = time.perf_counter()
-                for token in ids[n_prompt:]:
-                    contender.step(token)
-                ended = time.perf_counter()
+            started = time.perf_counter()
+            contender.prefill(ids[:n_prompt])
+            prefilled = time.perf_counter()
+            for token in ids[n_prompt:]:
+                contender.step(token)
+            ended = time.perf_counter()
             if turn:
                 rates[contender.name]["prefill"].append(n_prompt / (prefilled - started))
                 rates[contender.name]["decode"].append((len(ids) - n_prompt) / (ended - prefilled))
@@ -214,22 +191,6 @@ def summary(rates: dict[str, dict[str, list[float]]], ours: str) -> dict[str, An
     return table
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = lines[0].partition(":")[2].strip() if lines else cpu
-    return {
-        "cpu": cpu,
-        "n_cpus": os.cpu_count(),
-        "load_average": [round(x, 1) for x in os.getloadavg()],
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table and then one line of JSON."""
     parser = argparse.ArgumentParser(prog="kokanee.benchmarks.decode", description=__doc__)
@@ -240,11 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens decoded in a round")
     parser.add_argument("--spin-us", type=int, default=SPIN_US, help="of Kokanee's idle threads")
-    parser.add_argument(
-        "--realtime",
-        action="store_true",
-        help="take the CPUs from all other programs while measuring (Linux, root)",
-    )
     parser.add_argument("--out", type=Path, help="write the JSON here too")
     options = parser.parse_args(arguments)
     quiet: Callable[..., None] = lambda *_: None  # noqa: E731
@@ -261,13 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
     ids = (ids * N_CTX)[: min(N_CTX, options.prompt + options.tokens)]
     load_before = os.getloadavg()
-    rates = measure(
-        contenders,
-        ids,
-        n_prompt=options.prompt,
-        rounds=options.rounds,
-        alone=realtime if options.realtime else contextlib.nullcontext,
-    )
+    rates = measure(contenders, ids, n_prompt=options.prompt, rounds=options.rounds)
     table = summary(rates, contenders[0].name)
 
     write = sys.stdout.write
@@ -282,7 +232,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "results": table,
         "threads": options.threads,
         "spin_us": options.spin_us,
-        "realtime": options.realtime,
         "n_prompt": options.prompt,
         "n_tokens": len(ids) - options.prompt,
         "rounds": options.rounds,

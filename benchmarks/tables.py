@@ -91,7 +91,7 @@ def _ask(ask: dict[str, Any]) -> str:
     return (
         f"### What an answer costs\n\n"
         f"`kokanee ask` on a {ask['seconds']:g} s clip, a new process each time,"
-        f" {len(ask['samples'])} runs on {machine['threads']} cores of an {machine['processor']}"
+        f" {len(ask['samples'])} runs on {machine['n_cpus']} cores of an {machine['cpu']}"
         f" (shared, so an upper bound): **{wall['median']:.1f} s** from Return to the last word"
         f" ({wall['min']:.1f} to {wall['max']:.1f}), peak memory **{memory['median']:.0f} MB**,"
         f" bundle {ask['bundle_mb']:.0f} MB.\n\n"

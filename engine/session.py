@@ -103,7 +103,9 @@ class Session:
         self._form = form
         self._tokenizer = tokenizer
         self._encoded: Encoded | None = None
-        self._head: tuple[int, ...] = ()  # ids that stand before the audio in the cache
+        self._head: tuple[int, ...] | None = (
+            None  # ids before the audio in the cache; None: no audio
+        )
         self._n_heard = 0  # cache positions up to the end of the audio
         self._answer: Answer | None = None
         self._closed = False
@@ -154,8 +156,7 @@ class Session:
         """
         self._check_open()
         self._stop_answer()
-        self._encoded = None
-        self._decoder.cache.trim(0)
+        self._encoded, self._head = None, None
         encoded = self._encode(pcm)
         started = time.perf_counter()
         # The template puts the question behind the audio, so what precedes it is known already.
@@ -204,10 +205,11 @@ class Session:
         self._stop_answer()
         if prompt.head != self._head:
             # Another template: the audio moves, and cached keys hold their position.
-            self._decoder.cache.trim(0)
             self._prefill_audio(self._encoded, prompt.head)
         self._decoder.cache.trim(self._n_heard)
-        self._check_room(len(prompt.ids_after) + 1, "the question")
+        cache, n_new = self._decoder.cache, len(prompt.ids_after) + 1
+        if n_new > cache.room:
+            raise _full("the question", n_new, cache.room, cache.n_ctx)
         question_embeds = self._decoder.embed(prompt.ids_after)
         if not prompt.ids_after:
             # A raw prompt may end with the sound: its last position is computed again.
@@ -227,10 +229,14 @@ class Session:
         return tokenise(text, self._tokenizer, bos_id=self._form.bos_id)
 
     def _prefill_audio(self, encoded: Encoded, head: tuple[int, ...]) -> None:
-        """Fill an empty cache with the ids before the audio and the soft tokens."""
-        self._check_room(len(head) + len(encoded.soft_tokens), "the audio")
+        """Fill the cache from its start with the ids before the audio and the soft tokens."""
+        cache, n_new = self._decoder.cache, len(head) + len(encoded.soft_tokens)
+        if n_new > cache.n_ctx:  # found out before anything is given up
+            raise _full("the audio", n_new, cache.n_ctx, cache.n_ctx)
+        cache.trim(0)
+        self._head = None  # until it is whole: an interrupt may come in between
         self._decoder.prefill(np.concatenate([self._decoder.embed(head), encoded.soft_tokens]))
-        self._head, self._n_heard = head, self._decoder.cache.length
+        self._head, self._n_heard = head, cache.length
 
     def _generate(
         self,
@@ -239,6 +245,9 @@ class Session:
         sample: Callable[[F32, list[int]], int],
         max_new_tokens: int,
     ) -> Iterator[str]:
+        if answer.cancelled:  # before it was ever read: the cache belongs to another answer now
+            answer.finish_reason = "cancelled"
+            return
         detokenizer = Detokenizer(self._tokenizer)
         started = time.perf_counter()
         logits = self._decoder.prefill(question_embeds)
@@ -273,14 +282,6 @@ class Session:
             self._answer.finish_reason = "cancelled"
             self._answer = None
 
-    def _check_room(self, n_new: int, what: str) -> None:
-        cache = self._decoder.cache
-        if n_new > cache.room:
-            raise ContextFull(
-                f"{what} needs {n_new} positions, {cache.room} of {cache.n_ctx} are free;"
-                " open a session with a larger n_ctx, or hear less at once"
-            )
-
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosed("this session was closed; open another with engine.session()")
@@ -288,3 +289,10 @@ class Session:
 
 def _ms_since(started: float) -> float:
     return (time.perf_counter() - started) * 1e3
+
+
+def _full(what: str, n_needed: int, n_free: int, n_ctx: int) -> ContextFull:
+    return ContextFull(
+        f"{what} needs {n_needed} positions, {n_free} of {n_ctx} are free;"
+        " open a session with a larger n_ctx, or hear less at once"
+    )

