@@ -61,7 +61,13 @@ def open_graph(
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     # Threads take ever smaller shares: one that the system holds up delays the rest less.
     options.add_session_config_entry("session.dynamic_block_base", "4")
-    want_cuda = device == "cuda" or (device == "auto" and _CUDA in get_available_providers())
+    has_cuda = _CUDA in get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise DeviceError(
+            "CUDA is not in the installed onnxruntime;"
+            " pip uninstall onnxruntime, then pip install 'kokanee[cuda]'"
+        )
+    want_cuda = device != "cpu" and has_cuda
     try:
         session = InferenceSession(path, options, providers=[_CUDA, _CPU] if want_cuda else [_CPU])
     except Exception as error:  # ONNX Runtime's own types derive from Exception alone

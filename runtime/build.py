@@ -58,14 +58,17 @@ def command(
 
     An interrupted build goes on where it was when it is started again.
     """
-    with BuildProgress() as progress:
-        folder = build_nano(
-            cache_dir,
-            out=out,
-            llm_quant=llm_quant,
-            source=source,
-            progress=progress,
-            keep_parts=keep_parts,
-            command=shlex.join(["kokanee", *sys.argv[1:]]),
-        )
+    try:
+        with BuildProgress() as progress:
+            folder = build_nano(
+                cache_dir,
+                out=out,
+                llm_quant=llm_quant,
+                source=source,
+                progress=progress,
+                keep_parts=keep_parts,
+                command=shlex.join(["kokanee", *sys.argv[1:]]),
+            )
+    except ImportError as error:  # an extra that is not installed; its text says which
+        raise click.ClickException(str(error)) from None
     click.echo(json.dumps({"bundle": name, "folder": str(folder)}) if as_json else str(folder))

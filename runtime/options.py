@@ -106,10 +106,17 @@ class Words:
     question: str | None
 
 
-def read_words(words: tuple[str, ...], *, task: str | None, raw_prompt: str | None) -> Words:
+def read_words(
+    words: tuple[str, ...],
+    *,
+    task: str | None,
+    raw_prompt: str | None,
+    needs_question: bool = True,
+) -> Words:
     """Tells bundle, file and question apart.
 
-    A question is expected unless there is a task or a raw prompt; some tasks take one as well.
+    A question is expected unless there is a task (some take one as well), a raw prompt, or a
+    command that does without.
 
     Raises:
         click.UsageError: If there are too few words, or too many.
@@ -117,7 +124,8 @@ def read_words(words: tuple[str, ...], *, task: str | None, raw_prompt: str | No
     if raw_prompt is not None and task is not None:
         raise click.UsageError("--raw-prompt and --task exclude each other.")
     n_questions = 0 if raw_prompt is not None else 1
-    if task is not None and (len(words) == 1 or (len(words) == 2 and _is_bundle(words[0]))):
+    optional = task is not None or not needs_question
+    if optional and (len(words) == 1 or (len(words) == 2 and _is_bundle(words[0]))):
         n_questions = 0
     if not 1 <= len(words) - n_questions <= 2:
         wanted = '[BUNDLE] FILE "QUESTION"' if n_questions else "[BUNDLE] FILE"

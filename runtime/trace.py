@@ -15,6 +15,7 @@ from .bundle import find_bundle
 
 EXAMPLES = """\b
 Examples:
+  kokanee trace nano call.wav --out arrays.npz
   kokanee trace call.wav "Write down what is said." --out arrays.npz
   kokanee trace my-bundle/ call.wav --task asr --out arrays.npz --max-new-tokens 1
 """
@@ -48,14 +49,18 @@ def command(
     """Write down every array between samples and answer.
 
     Names are those of the golden vectors (tests/golden/README.md); decoding is greedy. Only the
-    first stretch of a long recording is traced.
+    first stretch of a long recording is traced. Without a question, the bundle's first task is
+    asked.
     """
-    asked = options.read_words(words, task=task, raw_prompt=raw_prompt)
+    asked = options.read_words(words, task=task, raw_prompt=raw_prompt, needs_question=False)
     audio = read_audio(asked.file)
     folder = find_bundle(asked.bundle, cache_dir=cache_dir)
     with Engine.open(folder, device=device, threads=threads) as engine:
+        form = engine.manifest.prompt
+        if asked.question is None and raw_prompt is None:
+            task = task or next(iter(form.tasks), None)
         try:
-            text = fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
+            text = fill(form, asked.question, task=task, raw=raw_prompt)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         arrays = engine.trace(audio.pcm, text, max_new_tokens=max_new_tokens, lora_scale=lora_scale)

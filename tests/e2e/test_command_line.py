@@ -144,6 +144,34 @@ def test_a_trace_holds_every_array_and_inspect_every_file(
     assert "tokenizer.json" in run("inspect", tiny).out
 
 
+def test_a_trace_needs_no_question(run: Run, tiny: Path, wav: Path, tmp_path: Path) -> None:
+    """`trace BUNDLE FILE`, as the README has it, took the file for a question."""
+    out, asked = tmp_path / "a.npz", tmp_path / "b.npz"
+    assert run("trace", tiny, wav, "--out", out, "--max-new-tokens", "2").code == 0
+    run("trace", tiny, wav, "Write down what is said.", "--out", asked, "--max-new-tokens", "2")
+    with np.load(out) as got, np.load(asked) as want:
+        np.testing.assert_array_equal(got["ids_after"], want["ids_after"])
+
+
+def test_a_device_that_is_not_there_is_told_in_one_line(run: Run, tiny: Path, wav: Path) -> None:
+    """ONNX Runtime's own warning came before it; warnings are errors here."""
+    run("ask", tiny, wav, QUESTION, "--device", "cuda").assert_fails("CUDA", "kokanee[cuda]")
+
+
+def test_a_missing_extra_is_told_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`build --llm-quant none` without onnx ended in a traceback."""
+    monkeypatch.delitem(sys.modules, "kokanee.export.nano.topology", raising=False)
+    monkeypatch.delitem(sys.modules, "kokanee.export.graph", raising=False)
+    for module in ("audio_encoder", "connector", "llm", "speech_encoder"):
+        monkeypatch.delitem(sys.modules, f"kokanee.export.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    run("build", "--llm-quant", "none", "--cache-dir", tmp_path)
+    assert run.code == 1
+    assert run.err == "Error: a float bundle needs onnx: pip install 'kokanee[build]'\n"
+
+
 def test_doctor_looks_at_everything_and_says_what_mends_it(run: Run, tmp_path: Path) -> None:
     run("doctor", "--json", "--cache-dir", tmp_path / "none")
     findings = {f["what"]: f for f in json.loads(run.out)["findings"]}
