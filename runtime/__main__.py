@@ -58,14 +58,26 @@ def main(args: list[str] | None = None) -> None:
     try:
         code: Any = cli.main(args, prog_name="kokanee", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("kokanee: stopped", err=True)  # click has ended the line
-        code = INTERRUPTED
+        code = _stopped()
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except Exception as error:
-        code = _complain(error)
+        code = _stopped() if _after_interrupt(error) else _complain(error)
     sys.exit(code)
+
+
+def _stopped() -> int:
+    click.echo("kokanee: stopped", err=True)  # click has ended the line
+    return INTERRUPTED
+
+
+def _after_interrupt(error: BaseException) -> bool:
+    """Whether this came up while cleaning up behind a Ctrl-C, which is then what happened."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__context__
+    return seen is not None
 
 
 def _complain(error: Exception) -> int:

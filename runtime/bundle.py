@@ -62,6 +62,11 @@ class BuildProgress:
             self._stop()
 
     def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar = None
+        # Forgotten first: a bar that Ctrl-C interrupts while it stops must not be stopped again.
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            try:
+                bar.stop()
+            except BaseException:
+                self._console.show_cursor(True)
+                raise

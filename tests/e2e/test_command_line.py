@@ -356,6 +356,24 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_half_written(
     assert [p for p in listing(cache) if p.is_file()] == []
 
 
+def test_ctrl_c_while_the_progress_bar_stops_is_still_ctrl_c(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar was stopped a second time, and rich's IndexError was what the user saw."""
+
+    def build(*args: object, progress: BuildProgress, **others: object) -> None:
+        progress("part", 1, 10)
+        assert progress._bar is not None
+        progress._bar.live.console.pop_render_hook()  # as far as an interrupted stop had come
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kokanee.runtime.build.build_nano", build)
+    run("build", "--cache-dir", tmp_path)
+    assert run.code == 130
+    assert "Traceback" not in run.err
+    assert run.err.endswith("kokanee: stopped\n")
+
+
 def test_ctrl_c_while_parts_arrive_keeps_those_that_are_whole(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
