@@ -1,10 +1,12 @@
 """Samples in, text out: NumPy, ONNX Runtime and a tokenizer, nothing else.
 
 Read the modules in this order and you have followed a sound from samples to text: manifest, audio,
-segments, features, encoders, prompt, embedding, kv_cache, decoder, sampling, text, session, engine.
+segments, features, encoders, prompt, embedding, kv_cache, decoder, sampling, beam_search, text,
+session, engine.
 """
 
 from .audio import Audio, AudioLimits, read_audio
+from .beam_search import BeamSearch
 from .engine import Engine
 from .errors import (
     AudioFormatError,
@@ -27,6 +29,7 @@ __all__ = [
     "Audio",
     "AudioFormatError",
     "AudioLimits",
+    "BeamSearch",
     "CacheError",
     "CheckpointError",
     "ContextFull",

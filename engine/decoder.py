@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .embedding import Embedding
+from .errors import DeviceError
 from .kv_cache import KVCache
 from .manifest import Dims
-from .onnx import Binding
+from .onnx import Binding, cuda_array
 
 F32 = npt.NDArray[np.float32]
 
@@ -22,7 +23,7 @@ CHUNK = 256
 class Decoder:
     """The LLM with a KV cache of its own. The graph may be shared; a decoder is one thread's.
 
-        inputs_embeds --+                    +--> logits       a buffer that every call reuses
+        inputs_embeds --+                    +--> logits       a buffer that the next call reuses
         seqlens_k ------+--> graph (bound) --+
         cache ----------+                    +--> cache        the same arrays: nothing is copied
 
@@ -30,7 +31,14 @@ class Decoder:
     """
 
     def __init__(
-        self, graph: Any, embedding: Embedding, dims: Dims, *, n_ctx: int, lora_scale: float
+        self,
+        graph: Any,
+        embedding: Embedding,
+        dims: Dims,
+        *,
+        n_ctx: int,
+        lora_scale: float,
+        on_cuda: bool = False,
     ) -> None:
         """Allocate the cache and bind it.
 
@@ -40,25 +48,46 @@ class Decoder:
             dims: of the bundle.
             n_ctx: positions of the cache.
             lora_scale: what the adapter's output is multiplied by.
+            on_cuda: keep the cache in the GPU's memory, where the graph runs.
         """
+        binding = Binding(graph)
         self.cache = KVCache(
-            n_layers=dims.n_layers, n_kv_heads=dims.n_kv_heads, n_ctx=n_ctx, d_head=dims.d_head
+            n_layers=dims.n_layers,
+            n_kv_heads=dims.n_kv_heads,
+            n_ctx=n_ctx,
+            d_head=dims.d_head,
+            dtype=binding.inputs["past_key_values.0.key"],
+            allocate=cuda_array if on_cuda else np.zeros,
         )
+        # The float16 graph does without: CUDA's attention operator takes no bias.
+        self._has_branches = "attention_bias" in binding.inputs
         self._embedding = embedding
         self._d_model = dims.d_model
-        self._token = np.zeros((1, 1, dims.d_model), np.float32)
         self._last = np.zeros(1, np.int32)  # seqlens_k: index of the last position
         self._total = np.zeros((), np.int32)
-        self._logits: F32 = np.zeros(dims.n_vocab, np.float32)
-        self._binding: Binding | None = Binding(graph)
-        self._binding.input("seqlens_k", self._last)
-        self._binding.input("total_sequence_length", self._total)
-        self._binding.input("lora_scale", np.asarray(lora_scale, np.float32))
-        self._binding.output("logits", self._logits[None])
+        self._lora_scale = np.asarray(lora_scale, np.float32)
+        # Views of these are bound: a position is its index in the cache, and nothing is hidden.
+        self._positions = np.arange(n_ctx, dtype=np.int64)
+        self._nothing_hidden = np.zeros(min(CHUNK, n_ctx) * n_ctx, np.float32)
+        self._logits: F32 = np.zeros((0, dims.n_vocab), np.float32)
+        self._binding: Binding | None = binding
+        binding.input("seqlens_k", self._last)
+        binding.input("total_sequence_length", self._total)
+        binding.input("lora_scale", self._lora_scale)
+        self._ask_for(1)
         for i, pair in enumerate(self.cache.layers):
             for kv, array in zip(("key", "value"), pair, strict=True):
-                self._binding.input(f"past_key_values.{i}.{kv}", array)
-                self._binding.output(f"present.{i}.{kv}", array)
+                binding.input(f"past_key_values.{i}.{kv}", array)
+                binding.output(f"present.{i}.{kv}", array)
+
+    @property
+    def lora_scale(self) -> float:
+        """What the adapter's output is multiplied by; what is in the cache keeps its own."""
+        return float(self._lora_scale)
+
+    @lora_scale.setter
+    def lora_scale(self, scale: float) -> None:
+        self._lora_scale[...] = scale
 
     def embed(self, ids: Sequence[int]) -> F32:
         """Embeddings of tokens, [n_ids, d_model]."""
@@ -74,13 +103,23 @@ class Decoder:
             ContextFull: they do not fit; the cache stays as it was.
             ValueError: no positions, or of another width.
         """
-        if embeds.ndim != 2 or embeds.shape[1] != self._d_model or not len(embeds):
-            raise ValueError(f"embeds: expected shape (n_new, {self._d_model}), got {embeds.shape}")
-        self.cache.check_room(len(embeds))
+        self._check(embeds)
+        self._ask_for(1)
         for start in range(0, len(embeds), CHUNK):
-            chunk = np.ascontiguousarray(embeds[None, start : start + CHUNK], np.float32)
+            self._append(embeds[start : start + CHUNK])
+        last: F32 = self._logits[0]
+        return last
+
+    def all_logits(self, embeds: F32) -> F32:
+        """`prefill` that returns the logits of every new position, [n_new, n_vocab]."""
+        self._check(embeds)
+        made = []
+        for start in range(0, len(embeds), CHUNK):
+            chunk = embeds[start : start + CHUNK]
+            self._ask_for(len(chunk))
             self._append(chunk)
-        return self._logits
+            made.append(self._logits.copy())
+        return np.concatenate(made)
 
     def step(self, token: int) -> F32:
         """Append one token.
@@ -91,8 +130,32 @@ class Decoder:
         Raises:
             ContextFull: the cache is full.
         """
-        self._token[0] = self._embedding.rows((token,))
-        self._append(self._token)
+        self._ask_for(1)
+        self._append(self._embedding.rows((token,)))
+        last: F32 = self._logits[0]
+        return last
+
+    def branch(self, tokens: Sequence[int], *, position: int, hidden: F32) -> F32:
+        """Append tokens that all stand at one position of the text, as branches of a tree do.
+
+        Args:
+            tokens: one a branch.
+            position: what the rotary embedding takes for the place of each.
+            hidden: [n_tokens, length + n_tokens], added to each token's attention scores: 0 for
+                cache positions that are its own past or itself, -inf for other branches'.
+
+        Returns:
+            Logits [n_tokens, n_vocab]: a buffer that the next call overwrites.
+
+        Raises:
+            ContextFull: they do not fit.
+            DeviceError: the graph is the one for CUDA.
+        """
+        if not self._has_branches:
+            raise DeviceError("beam search runs on the CPU only for now: choose --device cpu")
+        self._ask_for(len(tokens))
+        at = np.full((1, len(tokens)), position, np.int64)
+        self._append(self._embedding.rows(tokens), position_ids=at, hidden=hidden)
         return self._logits
 
     def close(self) -> None:
@@ -100,14 +163,44 @@ class Decoder:
         self._binding = None
         self.cache.layers.clear()
 
-    def _append(self, embeds: F32) -> None:
-        """Run the graph over [1, n_new, d_model] behind what the cache holds."""
+    def _check(self, embeds: F32) -> None:
+        if embeds.ndim != 2 or embeds.shape[1] != self._d_model or not len(embeds):
+            raise ValueError(f"embeds: expected shape (n_new, {self._d_model}), got {embeds.shape}")
+        self.cache.check_room(len(embeds))
+
+    def _open(self) -> Binding:
         if self._binding is None:
             raise ValueError("this decoder was closed")
-        n_new = embeds.shape[1]
-        self.cache.check_room(n_new)
-        self._last[0] = self.cache.length + n_new - 1
-        self._total[...] = self.cache.length + n_new
-        self._binding.input("inputs_embeds", embeds)
-        self._binding.run()
-        self.cache.append(n_new)
+        return self._binding
+
+    def _ask_for(self, n_logits: int) -> None:
+        """Have the logits of the last n positions computed by every run from now on."""
+        if len(self._logits) != n_logits:
+            self._logits = np.zeros((n_logits, self._logits.shape[1]), np.float32)
+            binding = self._open()
+            binding.input("logit_rows", np.arange(-n_logits, 0, dtype=np.int64))
+            binding.output("logits", self._logits)
+
+    def _append(
+        self,
+        embeds: F32,
+        *,
+        position_ids: npt.NDArray[np.int64] | None = None,
+        hidden: F32 | None = None,
+    ) -> None:
+        """Run the graph over [n_new, d_model] behind what the cache holds."""
+        binding, cache, n_new = self._open(), self.cache, len(embeds)
+        cache.check_room(n_new)
+        total = cache.length + n_new
+        self._last[0] = total - 1
+        self._total[...] = total
+        binding.input("inputs_embeds", np.ascontiguousarray(embeds[None], np.float32))
+        if self._has_branches:
+            if position_ids is None:
+                position_ids = self._positions[None, cache.length : total]
+            if hidden is None:
+                hidden = self._nothing_hidden[: n_new * total].reshape(n_new, total)
+            binding.input("position_ids", position_ids)
+            binding.input("attention_bias", hidden[None, None])
+        binding.run()
+        cache.append(n_new)

@@ -48,25 +48,39 @@ class Encoders:
     """The three graphs in front of the LLM; safe to use from any thread."""
 
     def __init__(
-        self, *, speech_encoder: Graph, audio_encoder: Graph, connector: Graph, policy: Policy
+        self,
+        *,
+        speech_encoder: Graph,
+        audio_encoder: Graph,
+        connector: Graph,
+        policy: Policy,
+        d_audio: int,
     ) -> None:
         self._speech_encoder = speech_encoder
         self._audio_encoder = audio_encoder
         self._connector = connector
         self._policy = policy
+        self._d_audio = d_audio
 
-    def encode(self, pcm: F32) -> Encoded:
-        """Soft tokens of a whole sound, segment by segment as the bundle's policy says.
+    def encode(
+        self, pcm: F32, *, policy: Policy | None = None, audio_encoder: bool = True
+    ) -> Encoded:
+        """Soft tokens of a whole sound, segment by segment as the policy says.
 
         Args:
             pcm: [n_samples], 16 kHz mono.
+            policy: how to cut and pad; the bundle's by default.
+            audio_encoder: as for `arrays`.
 
         Raises:
             AudioFormatError: empty, not one-dimensional, or not finite.
         """
-        heard = apply_policy(pcm, self._policy)
+        heard = apply_policy(pcm, policy or self._policy)
         timings_ms = dict.fromkeys(STAGES, 0.0)
-        parts = [self.arrays(s, timings_ms)["speech_tokens"] for s in heard.segments]
+        parts = [
+            self.arrays(s, timings_ms, audio_encoder=audio_encoder)["speech_tokens"]
+            for s in heard.segments
+        ]
         return Encoded(
             soft_tokens=np.concatenate(parts),
             seconds=len(pcm) / SAMPLE_RATE,
@@ -75,12 +89,17 @@ class Encoders:
             timings_ms=timings_ms,
         )
 
-    def arrays(self, segment: Segment, timings_ms: dict[str, float]) -> dict[str, F32]:
+    def arrays(
+        self, segment: Segment, timings_ms: dict[str, float], *, audio_encoder: bool = True
+    ) -> dict[str, F32]:
         """Every array between a segment's samples and its soft tokens, as the reference calls it.
 
         Args:
             segment: samples for either encoder.
             timings_ms: milliseconds by stage; added to.
+            audio_encoder: False leaves BEATs out: its half of every frame is then zeros, which is
+                what a trained connector sees where BEATs has no frame. An ablation, for measuring
+                what BEATs contributes; SALMONN was never trained so.
         """
         clock = _Clock(timings_ms)
         mel = log_mel(segment.speech_pcm)
@@ -88,7 +107,10 @@ class Encoders:
         clock.lap("features")
         (speech,) = self._speech_encoder.run(["speech"], {"log_mel": mel[None]})
         clock.lap("speech_encoder")
-        (audio,) = self._audio_encoder.run(["audio"], {"fbank": bank[None]})
+        if audio_encoder:
+            (audio,) = self._audio_encoder.run(["audio"], {"fbank": bank[None]})
+        else:
+            audio = np.zeros((1, 0, self._d_audio), np.float32)
         clock.lap("audio_encoder")
         soft_tokens, concat, qformer_out = self._connector.run(
             ["soft_tokens", "concat", "qformer_out"], {"speech": speech, "audio": audio}

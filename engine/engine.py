@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +14,10 @@ from tokenizers import Tokenizer
 from .decoder import Decoder
 from .embedding import Embedding
 from .encoders import STAGES, Encoders
-from .errors import ManifestError, SessionClosed
+from .errors import DeviceError, ManifestError, SessionClosed
 from .features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
-from .manifest import GRAPHS, Manifest, read_manifest, verify_files
-from .onnx import open_graph
+from .manifest import GRAPHS, Manifest, Policy, read_manifest, verify_files
+from .onnx import has_cuda, open_graph
 from .prompt import tokenise
 from .segments import apply_policy
 from .session import Session
@@ -43,6 +44,7 @@ class Engine:
         embedding: Embedding,
         tokenizer: Tokenizer,
         timings_ms: dict[str, float],
+        on_cuda: bool = False,
     ) -> None:
         self.manifest = manifest
         self.encoders = encoders
@@ -51,6 +53,7 @@ class Engine:
         self._llm = llm
         self._embedding = embedding
         self._tokenizer = tokenizer
+        self._on_cuda = on_cuda
         self._closed = False
 
     @classmethod
@@ -61,13 +64,14 @@ class Engine:
 
         Args:
             folder: holds `manifest.json` and the files it lists.
-            device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU. The LLM runs on
-                the CPU in any case, for now.
+            device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU. On CUDA all four
+                graphs are the bundle's float16 ones.
             threads: CPU threads a graph may use; every core by default.
 
         Raises:
             ManifestError: the bundle is incomplete, altered, or made for another version.
-            DeviceError: CUDA was asked for and does not start here.
+            DeviceError: CUDA was asked for and does not start here, or the bundle has no graphs
+                for it.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -75,13 +79,13 @@ class Engine:
         started = time.perf_counter()
         verify_files(folder, manifest)
         verified = time.perf_counter()
+        on_cuda = _cuda_starts(folder, manifest, device)
         # One after the other, the largest first: each keeps a second copy of its weights while it
         # repacks them, and side by side those copies would make the peak (47 MB more for nano).
         graphs = {
             name: open_graph(
-                folder / manifest.graphs[name].file,
-                # GroupQueryAttention's CUDA kernel takes halves only; this graph is float32.
-                device="cpu" if name == "llm" else device,
+                folder / _file(manifest, name, on_cuda),
+                device="cuda" if on_cuda else "cpu",
                 threads=threads,
                 arena=name == "llm",
             )
@@ -99,6 +103,7 @@ class Engine:
                 audio_encoder=graphs["audio_encoder"],
                 connector=graphs["connector"],
                 policy=manifest.policy,
+                d_audio=dims.d_audio,
             ),
             llm=graphs["llm"],
             embedding=embedding,
@@ -107,6 +112,7 @@ class Engine:
                 "verify": (verified - started) * 1e3,
                 "load": (time.perf_counter() - verified) * 1e3,
             },
+            on_cuda=on_cuda,
         )
 
     def __enter__(self) -> Engine:
@@ -121,14 +127,24 @@ class Engine:
         """Open no more sessions; the weights go when the last session does."""
         self._closed = True
 
-    def session(self, *, n_ctx: int | None = None, lora_scale: float | None = None) -> Session:
+    def session(
+        self,
+        *,
+        n_ctx: int | None = None,
+        lora_scale: float | None = None,
+        policy: Policy | None = None,
+        audio_encoder: bool = True,
+    ) -> Session:
         """A conversation with a KV cache of its own, allocated now and never grown.
 
         Args:
             n_ctx: positions for audio, questions and answers; `DEFAULT_N_CTX`, or fewer where the
                 model knows fewer.
             lora_scale: what the adapter's output is multiplied by; the bundle's alpha / rank by
-                default, 0 for the bare LLM.
+                default, 0 for the bare LLM. A single question may ask for another.
+            policy: how sound is cut and padded; the bundle's by default. Change a field of that one
+                with `dataclasses.replace`.
+            audio_encoder: False leaves BEATs out and puts zeros in its half (an ablation).
 
         Raises:
             ValueError: more positions than the model has.
@@ -141,35 +157,45 @@ class Engine:
         if not 0 < n_ctx <= dims.n_positions:
             raise ValueError(f"n_ctx: expected 1 to {dims.n_positions}, got {n_ctx}")
         return Session(
-            encode=self.encoders.encode,
+            encode=functools.partial(
+                self.encoders.encode, policy=policy, audio_encoder=audio_encoder
+            ),
             decoder=self._decoder(n_ctx, lora_scale),
             form=self.manifest.prompt,
             tokenizer=self._tokenizer,
         )
 
     def trace(
-        self, pcm: F32, text: str, *, max_new_tokens: int = 16, lora_scale: float | None = None
+        self,
+        pcm: F32,
+        text: str,
+        *,
+        max_new_tokens: int = 16,
+        lora_scale: float | None = None,
+        policy: Policy | None = None,
+        audio_encoder: bool = True,
     ) -> dict[str, npt.NDArray[Any]]:
         """Every array between samples and greedy answer, under the reference's names.
-
-        The prompt's logits are computed position by position, which costs a decode step each.
 
         Args:
             pcm: [n_samples], 16 kHz mono; only the first segment is traced.
             text: a whole template that holds <SpeechHere> once.
             max_new_tokens: length of the greedy answer at most.
             lora_scale: as for `session`.
+            policy: as for `session`.
+            audio_encoder: as for `session`; without it `beats_out` is empty.
 
         Returns:
             n_samples_used, logmel, whisper_out, beats_fbank, beats_out, concat, kernel, stride,
             n_windows, qformer_out, speech_tokens, ids_before, ids_after, inputs_embeds,
-            prefill_logits [n_prompt, n_vocab], greedy_ids, greedy_step_logits [n_steps, n_vocab].
+            attention_mask [n_prompt], prefill_logits [n_prompt, n_vocab], greedy_ids,
+            greedy_step_logits [n_steps, n_vocab].
         """
-        policy = self.manifest.policy
+        policy = policy or self.manifest.policy
         heard = apply_policy(pcm, policy)
         segment = heard.segments[0]
         arrays: dict[str, npt.NDArray[Any]] = dict(
-            self.encoders.arrays(segment, dict.fromkeys(STAGES, 0.0))
+            self.encoders.arrays(segment, dict.fromkeys(STAGES, 0.0), audio_encoder=audio_encoder)
         )
         prompt = tokenise(text, self._tokenizer, bos_id=self.manifest.prompt.bos_id)
         n_prompt = len(prompt.head) + len(arrays["speech_tokens"]) + len(prompt.ids_after)
@@ -177,7 +203,7 @@ class Engine:
         embeds = np.concatenate(
             [decoder.embed(prompt.head), arrays["speech_tokens"], decoder.embed(prompt.ids_after)]
         )
-        prefill_logits = [decoder.prefill(row[None]).copy() for row in embeds]
+        prefill_logits = decoder.all_logits(embeds)
         ids: list[int] = []
         steps = [prefill_logits[-1]]
         while True:
@@ -194,7 +220,8 @@ class Engine:
             "ids_before": np.asarray(prompt.ids_before, np.int64),
             "ids_after": np.asarray(prompt.ids_after, np.int64),
             "inputs_embeds": embeds,
-            "prefill_logits": np.stack(prefill_logits),
+            "attention_mask": np.ones(n_prompt, np.int64),
+            "prefill_logits": prefill_logits,
             "greedy_ids": np.asarray(ids, np.int64),
             "greedy_step_logits": np.stack(steps),
         }
@@ -206,7 +233,33 @@ class Engine:
             self.manifest.dims,
             n_ctx=n_ctx,
             lora_scale=self.manifest.lora.scale if lora_scale is None else lora_scale,
+            on_cuda=self._on_cuda,
         )
+
+
+def _cuda_starts(folder: Path, manifest: Manifest, device: Device) -> bool:
+    """Whether to compute on the GPU; tried with the smallest graph, before gigabytes are loaded."""
+    if device == "cpu" or (device == "auto" and not has_cuda()):
+        return False
+    try:
+        open_graph(folder / _file(manifest, "connector", on_cuda=True), device="cuda")
+    except DeviceError:
+        if device == "cuda":
+            raise
+        return False
+    return True
+
+
+def _file(manifest: Manifest, name: str, on_cuda: bool) -> str:
+    graph = manifest.graphs[name]
+    if not on_cuda:
+        return graph.file
+    if graph.half is None:
+        raise DeviceError(
+            f"{manifest.name} has no float16 {name} for CUDA; build the bundle again,"
+            " or choose --device cpu"
+        )
+    return graph.half
 
 
 def _check_front_end(manifest: Manifest) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
 
 from .errors import ContextFull
 
-F32 = npt.NDArray[np.float32]
+_F32 = np.dtype(np.float32)
 
 
 class KVCache:
@@ -17,13 +20,23 @@ class KVCache:
     the number: what lies behind it is never read again, so going back is free and exact.
     """
 
-    def __init__(self, *, n_layers: int, n_kv_heads: int, n_ctx: int, d_head: int) -> None:
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        n_kv_heads: int,
+        n_ctx: int,
+        d_head: int,
+        dtype: np.dtype[Any] = _F32,
+        allocate: Callable[[tuple[int, ...], np.dtype[Any]], Any] = np.zeros,
+    ) -> None:
         # np.zeros: pages that were never written take no memory.
         shape = (1, n_kv_heads, n_ctx, d_head)
-        self.layers: list[tuple[F32, F32]] = [
-            (np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(n_layers)
+        self.layers: list[tuple[Any, Any]] = [
+            (allocate(shape, dtype), allocate(shape, dtype)) for _ in range(n_layers)
         ]
         """(keys, values) of each layer, [1, n_kv_heads, n_ctx, d_head]; rotary is in the keys."""
+        self._layer_bytes = 2 * math.prod(shape) * dtype.itemsize
         self.n_ctx = n_ctx
         self.length = 0
 
@@ -35,7 +48,7 @@ class KVCache:
     @property
     def n_bytes(self) -> int:
         """Size of the buffers, used or not."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return len(self.layers) * self._layer_bytes
 
     def check_room(self, n_new: int) -> None:
         """Make sure that n_new more positions fit.

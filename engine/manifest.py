@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from .errors import ManifestError
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 SPEECH_HERE = "<SpeechHere>"
 GRAPHS = ("speech_encoder", "audio_encoder", "connector", "llm")
@@ -110,16 +110,29 @@ class Graph:
 
     file: str
     scheme: str  # how its large matrices are stored: f32, f16, int8_block32, int4_block32, ...
+    half: str | None  # the same weights computed with in float16, for CUDA; None: there is none
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The token embedding as int8 blocks inside a file: codes [n_vocab, d_model], then scales."""
+    """The token embedding inside a file: floats, or uint8 codes around 128 with their scales."""
 
     file: str
-    block: int  # columns that share a scale
-    codes_offset: int  # bytes; uint8 codes, 128 is zero
-    scales_offset: int  # bytes; float32 [n_vocab, d_model / block]
+    dtype: str  # float32, float16, or uint8 codes
+    offset: int  # bytes; [n_vocab, d_model], with codes filled up to whole blocks
+    block: int | None  # columns that share a scale; None: floats
+    scales_offset: int | None  # bytes; float32 [n_vocab, d_model / block]
+
+    def __post_init__(self) -> None:
+        is_codes = self.dtype == "uint8"
+        if (
+            self.dtype not in ("float32", "float16", "uint8")
+            or is_codes != bool(self.block)
+            or is_codes != (self.scales_offset is not None)
+        ):
+            raise ManifestError(
+                f"embedding: expected floats, or uint8 with a block and scales, got {self}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +192,7 @@ class Manifest:
         if set(self.graphs) != set(GRAPHS):
             raise ManifestError(f"graphs: expected {sorted(GRAPHS)}, got {sorted(self.graphs)}")
         named = [g.file for g in self.graphs.values()] + [self.embedding.file, self.tokenizer]
+        named += [g.half for g in self.graphs.values() if g.half is not None]
         for name in named:
             if name not in self.files:
                 raise ManifestError(f"files: {name} is used but not listed")

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 from onnxruntime import (
     InferenceSession,
+    OrtValue,
     SessionOptions,
     get_available_providers,
 )
@@ -61,13 +63,12 @@ def open_graph(
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     # Threads take ever smaller shares: one that the system holds up delays the rest less.
     options.add_session_config_entry("session.dynamic_block_base", "4")
-    has_cuda = _CUDA in get_available_providers()
-    if device == "cuda" and not has_cuda:
+    want_cuda = device != "cpu" and has_cuda()
+    if device == "cuda" and not want_cuda:
         raise DeviceError(
             "CUDA is not in the installed onnxruntime;"
             " pip uninstall onnxruntime, then pip install 'kokanee[cuda]'"
         )
-    want_cuda = device != "cpu" and has_cuda
     try:
         session = InferenceSession(path, options, providers=[_CUDA, _CPU] if want_cuda else [_CPU])
     except Exception as error:  # ONNX Runtime's own types derive from Exception alone
@@ -76,6 +77,16 @@ def open_graph(
     if device == "cuda" and _CUDA not in session.get_providers():
         raise DeviceError("CUDA does not start here; `kokanee doctor` says what is missing")
     return session
+
+
+def has_cuda() -> bool:
+    """Whether the installed onnxruntime was built with CUDA; it may still not start."""
+    return _CUDA in get_available_providers()
+
+
+def cuda_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An array in the first GPU's memory; not cleared."""
+    return OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
 
 
 def available_threads() -> int:
@@ -95,15 +106,25 @@ class Binding:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._io = session.io_binding()
-        self._held: dict[str, npt.NDArray[Any]] = {}
+        self._held: dict[str, Any] = {}
+        self.inputs = {i.name: _DTYPES[i.type] for i in session.get_inputs()}
+        """Element type of each input."""
 
-    def input(self, name: str, array: npt.NDArray[Any]) -> None:
+    def input(self, name: str, array: Any) -> None:
         """Read input `name` from `array` at every run; binding again replaces it."""
-        self._bind(self._io.bind_input, name, array)
+        if isinstance(array, OrtValue):
+            self._io.bind_ortvalue_input(name, array)
+            self._held[name] = array
+        else:
+            self._bind(self._io.bind_input, name, array)
 
-    def output(self, name: str, array: npt.NDArray[Any]) -> None:
+    def output(self, name: str, array: Any) -> None:
         """Write output `name` to `array` at every run."""
-        self._bind(self._io.bind_output, name, array)
+        if isinstance(array, OrtValue):
+            self._io.bind_ortvalue_output(name, array)
+            self._held[name] = array
+        else:
+            self._bind(self._io.bind_output, name, array)
 
     def run(self) -> None:
         """Compute."""
@@ -114,3 +135,11 @@ class Binding:
             raise ValueError(f"{name}: expected a contiguous array")
         bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self._held[name] = array  # ONNX Runtime holds an address only
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+}

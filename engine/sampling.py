@@ -43,11 +43,17 @@ class Sampling:
             )
 
 
-def make_sampler(sampling: Sampling) -> Sampler:
+def make_sampler(sampling: Sampling, *, bos_id: int | None = None) -> Sampler:
     """A function from logits and the ids generated so far to the next id.
 
     It holds the random state: make one per answer, and the same seed gives the same answer.
+
+    Args:
+        sampling: how to choose.
+        bos_id: an id that the repetition penalty sees before the generated ones. SALMONN's decoder
+            starts from BOS alone, so that there the prompt is not penalised, but BOS is.
     """
+    before = () if bos_id is None else (bos_id,)
     filters: list[Filter] = []
     if sampling.temperature > 0:
         filters.append(lambda logits: logits / np.float32(sampling.temperature))
@@ -60,7 +66,8 @@ def make_sampler(sampling: Sampling) -> Sampler:
     rng = np.random.default_rng(sampling.seed)
 
     def sample(logits: F32, ids: Sequence[int]) -> int:
-        logits = penalise(logits, ids, sampling.repetition_penalty)
+        if sampling.repetition_penalty != 1.0:
+            logits = penalise(logits, (*before, *ids), sampling.repetition_penalty)
         if sampling.temperature == 0:
             return int(logits.argmax())
         for apply in filters:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .beam_search import Beams, BeamSearch, search_beams
 from .decoder import Decoder
 from .encoders import Encoded
 from .errors import ContextFull, SessionClosed
@@ -98,6 +99,7 @@ class Session:
         form: PromptFormat,
         tokenizer: Tokenizer,
     ) -> None:
+        self._lora_scale = decoder.lora_scale  # unless a question says otherwise
         self._encode = encode
         self._decoder = decoder
         self._form = form
@@ -160,7 +162,8 @@ class Session:
         encoded = self._encode(pcm)
         started = time.perf_counter()
         # The template puts the question behind the audio, so what precedes it is known already.
-        self._prefill_audio(encoded, self._tokenised(self._form.template.replace("{}", "")).head)
+        head = self._tokenised(self._form.template.replace("{}", "")).head
+        self._prefill_audio(encoded, head, self._lora_scale)
         self._encoded = encoded
         return Heard(
             seconds=encoded.seconds,
@@ -176,7 +179,8 @@ class Session:
         *,
         task: str | None = None,
         raw_prompt: str | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | BeamSearch | None = None,
+        lora_scale: float | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     ) -> Answer:
         """Ask about what was heard; the answer is generated as it is read.
@@ -188,7 +192,11 @@ class Session:
             question: the user's words.
             task: the name of one of the bundle's tasks, in place of a question.
             raw_prompt: a whole template that holds <SpeechHere> once, in place of both.
-            sampling: how tokens are chosen; greedy by default.
+            sampling: how tokens are chosen; greedy by default. With a `BeamSearch`, pieces come as
+                soon as all beams agree on them, often only at the end.
+            lora_scale: what the adapter's output is multiplied by; the session's by default, 0 for
+                the bare LLM. Another scale than the last makes other keys and values, so the sound
+                is prefilled again (it is not encoded again).
             max_new_tokens: where to stop at the latest.
 
         Raises:
@@ -203,9 +211,10 @@ class Session:
             raise ValueError("nothing was heard yet: call hear(pcm) before ask(question)")
         prompt = self._tokenised(fill(self._form, question, task=task, raw=raw_prompt))
         self._stop_answer()
-        if prompt.head != self._head:
-            # Another template: the audio moves, and cached keys hold their position.
-            self._prefill_audio(self._encoded, prompt.head)
+        scale = self._lora_scale if lora_scale is None else lora_scale
+        if prompt.head != self._head or scale != self._decoder.lora_scale:
+            # Cached keys hold their position and what the adapter made of them.
+            self._prefill_audio(self._encoded, prompt.head, scale)
         self._decoder.cache.trim(self._n_heard)
         cache, n_new = self._decoder.cache, len(prompt.ids_after) + 1
         if n_new > cache.room:
@@ -215,10 +224,9 @@ class Session:
             # A raw prompt may end with the sound: its last position is computed again.
             self._decoder.cache.trim(self._n_heard - 1)
             question_embeds = self._encoded.soft_tokens[-1:]
-        sampler = make_sampler(sampling or Sampling())
 
         def pieces(answer: Answer) -> Iterator[str]:
-            return self._generate(answer, question_embeds, sampler, max_new_tokens)
+            return self._generate(answer, question_embeds, sampling or Sampling(), max_new_tokens)
 
         self._answer = Answer(pieces)
         return self._answer
@@ -228,13 +236,14 @@ class Session:
     def _tokenised(self, text: str) -> Prompt:
         return tokenise(text, self._tokenizer, bos_id=self._form.bos_id)
 
-    def _prefill_audio(self, encoded: Encoded, head: tuple[int, ...]) -> None:
+    def _prefill_audio(self, encoded: Encoded, head: tuple[int, ...], lora_scale: float) -> None:
         """Fill the cache from its start with the ids before the audio and the soft tokens."""
         cache, n_new = self._decoder.cache, len(head) + len(encoded.soft_tokens)
         if n_new > cache.n_ctx:  # found out before anything is given up
             raise _full("the audio", n_new, cache.n_ctx, cache.n_ctx)
         cache.trim(0)
         self._head = None  # until it is whole: an interrupt may come in between
+        self._decoder.lora_scale = lora_scale
         self._decoder.prefill(np.concatenate([self._decoder.embed(head), encoded.soft_tokens]))
         self._head, self._n_heard = head, cache.length
 
@@ -242,7 +251,7 @@ class Session:
         self,
         answer: Answer,
         question_embeds: F32,
-        sample: Callable[[F32, list[int]], int],
+        sampling: Sampling | BeamSearch,
         max_new_tokens: int,
     ) -> Iterator[str]:
         if answer.cancelled:  # before it was ever read: the cache belongs to another answer now
@@ -252,17 +261,36 @@ class Session:
         started = time.perf_counter()
         logits = self._decoder.prefill(question_embeds)
         answer.timings_ms["prefill_question"] = _ms_since(started)
-        while answer.finish_reason is None:
-            token = sample(logits, answer.ids)
+        if isinstance(sampling, BeamSearch):
+            tokens = self._searched(answer, logits, sampling, max_new_tokens)
+        else:
+            tokens = self._sampled(answer, logits, sampling, max_new_tokens)
+        for token in tokens:
             if not answer.ids:
                 answer.timings_ms["first_token"] = _ms_since(started)
                 decoding = time.perf_counter()
-            if token in self._form.eos_ids:
-                answer.finish_reason = "stop"
-                break
+            else:
+                answer.timings_ms["decode"] = _ms_since(decoding)
             answer.ids.append(token)
             if piece := detokenizer.push(token):
                 yield piece
+        answer.timings_ms.setdefault("first_token", _ms_since(started))
+        if answer.ids and answer.finish_reason == "stop":  # the end token took a step too
+            answer.timings_ms["decode"] = _ms_since(decoding)
+        if rest := detokenizer.flush():
+            yield rest
+
+    def _sampled(
+        self, answer: Answer, logits: F32, sampling: Sampling, max_new_tokens: int
+    ) -> Iterator[int]:
+        """One id after the other; says on the answer why it ended."""
+        sample = make_sampler(sampling, bos_id=self._form.bos_id)
+        while True:
+            token = sample(logits, answer.ids)
+            if token in self._form.eos_ids:
+                answer.finish_reason = "stop"
+                return
+            yield token
             # Read after the yield: the caller may have cancelled, or asked something else.
             if answer.cancelled:
                 answer.finish_reason = "cancelled"
@@ -270,11 +298,29 @@ class Session:
                 answer.finish_reason = "length"
             elif self._decoder.cache.room == 0:
                 answer.finish_reason = "context"
-            else:
-                logits = self._decoder.step(token)
-                answer.timings_ms["decode"] = _ms_since(decoding)
-        if rest := detokenizer.flush():
-            yield rest
+            if answer.finish_reason is not None:
+                return
+            logits = self._decoder.step(token)
+
+    def _searched(
+        self, answer: Answer, logits: F32, search: BeamSearch, max_new_tokens: int
+    ) -> Iterator[int]:
+        """The ids of the best text, as far as every beam agrees on them; the rest at the end."""
+        beams = Beams(search, bos_id=self._form.bos_id, eos_ids=self._form.eos_ids)
+        n_said = 0
+        for _ in search_beams(self._decoder, logits, beams, max_new_tokens=max_new_tokens):
+            while n_said < len(beams.settled):
+                n_said += 1
+                yield beams.settled[n_said - 1]
+            if answer.cancelled:
+                answer.finish_reason = "cancelled"
+                return
+        ids, stopped = beams.result()
+        yield from ids[n_said:]
+        if stopped:
+            answer.finish_reason = "stop"
+        else:
+            answer.finish_reason = "length" if len(ids) == max_new_tokens else "context"
 
     def _stop_answer(self) -> None:
         if self._answer is not None and self._answer.finish_reason is None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kokanee import __version__
 from kokanee.engine import manifest as m
+from kokanee.engine.errors import CacheError
 from kokanee.engine.manifest import GRAPHS, Manifest
 from kokanee.quant.schemes import BLOCKWISE
 
-from .fill import Tensor, fill
+from .fill import Filled, Tensor, fill
 from .layout import Layout
 from .sources import Progress, room_for, writing
 
 TOKENIZER = "tokenizer.json"
+TABLE = "embedding"  # layout of a token embedding that no graph holds
+_LOCK, _STATE = ".lock", ".state.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +44,103 @@ class Description:
     quality: dict[str, Any]
 
 
+class Workspace:
+    """The folder beside a bundle in which it is made; moved into place when it is whole.
+
+    With `ingredients` it survives an interruption, even of the machine, and the next build from
+    the same ingredients goes on in it; what others left behind is removed. It belongs to one build
+    at a time. Without, it has a name of its own and an interrupted build leaves nothing.
+    """
+
+    def __init__(self, bundle: Path, ingredients: str | None = None) -> None:
+        """Nothing is written before it is entered.
+
+        Args:
+            bundle: where the bundle shall be; one that is there already stays until the end.
+            ingredients: a text that differs whenever the bundle would.
+        """
+        self.bundle = bundle
+        self.folder = bundle.with_name(f".{bundle.name}-building")
+        self.resumable = ingredients is not None
+        self.done: dict[str, Filled] = {}
+        """Weight files that are finished."""
+        self._ingredients = hashlib.sha256((ingredients or "").encode()).hexdigest()
+        self._lock: BinaryIO | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """What is on the disk already."""
+        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+
+    def __enter__(self) -> Workspace:
+        """Take the folder, with what an earlier attempt left in it.
+
+        Raises:
+            CacheError: another process is building there, or nothing can be written there.
+        """
+        with writing(self.bundle.parent):
+            self.bundle.parent.mkdir(parents=True, exist_ok=True)
+            if not self.resumable:
+                self.folder = Path(
+                    tempfile.mkdtemp(prefix=f".{self.bundle.name}-", dir=self.bundle.parent)
+                )
+                return self
+            self.folder.mkdir(exist_ok=True)
+            self._lock = (self.folder / _LOCK).open("wb")
+            if not _locked(self._lock):
+                self._lock.close()
+                raise CacheError(f"another build is writing {self.bundle}; wait for it or stop it")
+            self._take_over()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let go. What is not worth going on with is removed."""
+        if self._lock is not None:
+            self._lock.close()
+        if not self.folder.is_dir():
+            return
+        if not self.resumable or {p.name for p in self.folder.iterdir()} <= {_LOCK, _STATE}:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def note(self, name: str, filled: Filled) -> None:
+        """A weight file is finished."""
+        self.done[name] = filled
+        if self.resumable:
+            self._save()
+
+    def finish(self) -> None:
+        """Move the whole bundle to its place."""
+        _replace(self.folder, self.bundle)
+        for name in (_LOCK, _STATE):
+            (self.bundle / name).unlink(missing_ok=True)
+
+    def _take_over(self) -> None:
+        try:
+            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            if state["ingredients"] == self._ingredients:
+                self.done = {name: Filled(**entry) for name, entry in state["done"].items()}
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing there, or nothing that can be gone on with
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+        self._save()
+
+    def _save(self) -> None:
+        state = {
+            "ingredients": self._ingredients,
+            "done": {name: dataclasses.asdict(filled) for name, filled in self.done.items()},
+        }
+        new = self.folder / f"{_STATE}.new"
+        new.write_text(json.dumps(state), encoding="utf-8")
+        new.replace(self.folder / _STATE)
+
+
 def write_bundle(
-    folder: Path,
+    space: Workspace,
     description: Description,
     *,
     topology: Path,
@@ -48,17 +149,17 @@ def write_bundle(
     tokenizer: str,
     progress: Progress,
 ) -> Manifest:
-    """Fill every graph's weight file and describe the lot.
-
-    Everything is written beside `folder` under another name and moved there at the end; an
-    interrupted or failed build leaves nothing, and an older bundle at `folder` stays until then.
+    """Fill every graph's weight file, describe the lot, and move it to where it belongs.
 
     Args:
-        folder: where the bundle shall be.
+        space: an entered workspace.
         description: the rest of the manifest.
-        topology: folder with `<graph>.onnx` and `<graph>.layout.json` for each graph.
-        checkpoints: for each graph, its tensors by name.
-        embedding: name of the weight in the LLM's layout that is the token embedding.
+        topology: folder with `<graph>.onnx` and `<graph>.layout.json` for each graph, perhaps
+            `<graph>.f16.onnx`; `embedding.layout.json` where the token embedding has a file of its
+            own.
+        checkpoints: for each layout, its tensors by name.
+        embedding: name of the weight that is the token embedding: in the LLM's layout (a tied
+            head), or in its own.
         tokenizer: the text of `tokenizer.json`.
         progress: told about every weight file.
 
@@ -66,43 +167,44 @@ def write_bundle(
         CheckpointError: a tensor is missing or has another shape.
         CacheError: the disk is full or not writable.
     """
-    layouts = {g: Layout.load(topology / f"{g}.layout.json") for g in GRAPHS}
-    with writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        room_for(folder.parent, sum(layout.n_bytes for layout in layouts.values()) + (16 << 20))
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            files = {}
-            for graph, layout in layouts.items():
-                shutil.copyfile(topology / f"{graph}.onnx", scratch / f"{graph}.onnx")
+    names = [*GRAPHS, *([TABLE] if (topology / f"{TABLE}.layout.json").is_file() else [])]
+    layouts = {name: Layout.load(topology / f"{name}.layout.json") for name in names}
+    with writing(space.folder):
+        n_bytes = sum(layout.n_bytes for layout in layouts.values()) + (16 << 20)
+        room_for(space.folder, n_bytes - space.n_bytes)
+        for name, layout in layouts.items():
+            if layout.file not in space.done:
                 filled = fill(
                     layout,
-                    checkpoints[graph],
-                    scratch / layout.file,
+                    checkpoints[name],
+                    space.folder / layout.file,
                     progress=functools.partial(progress, layout.file),
+                    resume=space.resumable,
                 )
-                files[layout.file] = m.File(sha256=filled.sha256, n_bytes=filled.n_bytes)
-            (scratch / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-            for name in (*(f"{g}.onnx" for g in GRAPHS), TOKENIZER):
-                path = scratch / name
-                files[name] = m.File(sha256=m.sha256(path), n_bytes=path.stat().st_size)
-            manifest = Manifest(
-                format=m.FORMAT,
-                kokanee=__version__,
-                graphs={
-                    g: m.Graph(file=f"{g}.onnx", scheme=scheme(layout))
-                    for g, layout in layouts.items()
-                },
-                embedding=table(layouts["llm"], embedding),
-                tokenizer=TOKENIZER,
-                files=dict(sorted(files.items())),
-                **{f.name: getattr(description, f.name) for f in dataclasses.fields(description)},
-            )
-            (scratch / m.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-            _replace(scratch, folder)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+                space.note(layout.file, filled)
+        graphs = {}
+        for g in GRAPHS:
+            half = f"{g}.f16.onnx" if (topology / f"{g}.f16.onnx").is_file() else None
+            graphs[g] = m.Graph(file=f"{g}.onnx", scheme=scheme(layouts[g]), half=half)
+        topologies = [f for g in graphs.values() for f in (g.file, g.half) if f is not None]
+        for name in topologies:
+            shutil.copyfile(topology / name, space.folder / name)
+        (space.folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+        files = {layout.file: space.done[layout.file] for layout in layouts.values()}
+        for name in (*topologies, TOKENIZER):
+            path = space.folder / name
+            files[name] = Filled(path.stat().st_size, m.sha256(path))
+        manifest = Manifest(
+            format=m.FORMAT,
+            kokanee=__version__,
+            graphs=graphs,
+            embedding=table(layouts[TABLE if TABLE in layouts else "llm"], embedding),
+            tokenizer=TOKENIZER,
+            files={n: m.File(sha256=f.sha256, n_bytes=f.n_bytes) for n, f in sorted(files.items())},
+            **{f.name: getattr(description, f.name) for f in dataclasses.fields(description)},
+        )
+        (space.folder / m.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        space.finish()
     return manifest
 
 
@@ -119,11 +221,14 @@ def scheme(layout: Layout) -> str:
 def table(layout: Layout, name: str) -> m.Table:
     """Where the engine finds the token embedding inside a weight file."""
     weight = layout.weight(name)
+    block = BLOCKWISE[weight.packing].block if weight.packing in BLOCKWISE else None
+    values = weight.part("values" if block is None else "codes")
     return m.Table(
         file=layout.file,
-        block=BLOCKWISE[weight.packing].block,
-        codes_offset=weight.part("codes").offset,
-        scales_offset=weight.part("scales").offset,
+        dtype=values.dtype,
+        offset=values.offset,
+        block=block,
+        scales_offset=None if block is None else weight.part("scales").offset,
     )
 
 
@@ -137,3 +242,19 @@ def _replace(scratch: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         scratch.replace(folder)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Take the lock that ends with the process, however it ends; False where another has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

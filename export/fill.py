@@ -1,10 +1,14 @@
 """A weight layout and a checkpoint -> `<graph>.bin`, tensor by tensor, with NumPy alone."""
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +23,10 @@ from .layout import Layout, Shape, Source, Weight, parse_transform
 F32 = npt.NDArray[np.float32]
 Tensor = npt.NDArray[np.floating] | Blocks
 Progress = Callable[[int, int], None]
+
+_AHEAD = 2  # weights in preparation while one is written
+_JOURNAL_EVERY = 256 << 20  # bytes between notes of how far a resumable file is
+_HASH_CHUNK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +43,22 @@ def fill(
     path: Path,
     *,
     progress: Progress | None = None,
+    resume: bool = False,
 ) -> Filled:
     """Write the weight file of a graph.
 
-    Holds one weight at a time. The file appears under `path` only when it is whole: until then it
-    has another name, which is removed if anything goes wrong.
+    Holds a few weights at a time: two are made while a third is written. The file appears under
+    `path` only when it is whole; until then it has another name.
 
     Args:
         layout: which tensors, and where.
         checkpoint: name -> float array of any float type, or blocks that are quantized already.
             Blocks of the scheme that the layout asks for are copied bit for bit; any others are
-            dequantized first.
+            dequantized first. Read from two threads at a time.
         path: the file to write.
         progress: called with (bytes done, bytes in all) after every weight.
+        resume: keep what was written when something goes wrong, even a lost process, and go on
+            there the next time. The caller vouches that layout and checkpoint are the same then.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape.
@@ -58,13 +69,15 @@ def fill(
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(f"{layout.graph}: no tensor {', '.join(missing[:3])}{more}")
     partial = path.with_name(path.name + ".partial")
+    journal = path.with_name(path.name + ".journal")
     digest = hashlib.sha256()
-    done = 0
     try:
-        with partial.open("wb") as file:
-            for weight in layout.weights:
-                arrays = _packed(weight.packing, _value(weight, checkpoint))
-                for part in weight.parts:
+        n_weights, done = _go_on(partial, journal, digest) if resume else (0, 0)
+        safe = done
+        with partial.open("r+b" if done else "wb") as file:
+            file.seek(done)
+            for n, arrays in _prepared(layout.weights[n_weights:], checkpoint):
+                for part in layout.weights[n_weights + n].parts:
                     gap = bytes(part.offset - done)
                     array = np.ascontiguousarray(arrays[part.role], np.dtype(part.dtype))
                     if array.shape != part.shape:
@@ -75,15 +88,66 @@ def fill(
                         file.write(piece)
                         digest.update(piece)
                     done = part.offset + part.n_bytes
+                if resume and done - safe >= _JOURNAL_EVERY:
+                    _note(journal, file, n_weights + n + 1, done)
+                    safe = done
                 if progress:
                     progress(done, layout.n_bytes)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:  # Ctrl-C included: nothing half-written stays behind
-        partial.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
+    except BaseException:  # Ctrl-C included: nothing half-written stays behind unasked
+        if not resume:
+            partial.unlink(missing_ok=True)
         raise
     return Filled(done, digest.hexdigest())
+
+
+def _prepared(
+    weights: Sequence[Weight], checkpoint: Mapping[str, Tensor]
+) -> Iterator[tuple[int, dict[str, npt.NDArray[np.generic]]]]:
+    """Every weight's arrays in order, made in two threads ahead of whoever writes them."""
+
+    def prepare(weight: Weight) -> dict[str, npt.NDArray[np.generic]]:
+        return _packed(weight.packing, _value(weight, checkpoint))
+
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting = deque(pool.submit(prepare, weight) for weight in weights[:_AHEAD])
+        try:
+            for n in range(len(weights)):
+                arrays = waiting.popleft().result()
+                if n + _AHEAD < len(weights):
+                    waiting.append(pool.submit(prepare, weights[n + _AHEAD]))
+                yield n, arrays
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _note(journal: Path, file: BinaryIO, n_weights: int, n_bytes: int) -> None:
+    """Remember how far the file is good. The bytes reach the disk before the note does."""
+    file.flush()
+    os.fsync(file.fileno())
+    new = journal.with_name(journal.name + ".new")
+    new.write_text(json.dumps({"n_weights": n_weights, "n_bytes": n_bytes}), encoding="utf-8")
+    new.replace(journal)
+
+
+def _go_on(partial: Path, journal: Path, digest: "hashlib._Hash") -> tuple[int, int]:
+    """Weights and bytes that an earlier attempt has written for good; they are hashed again."""
+    try:
+        noted = json.loads(journal.read_text(encoding="utf-8"))
+        n_weights, n_bytes = int(noted["n_weights"]), int(noted["n_bytes"])
+        if partial.stat().st_size < n_bytes:
+            return 0, 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+    with partial.open("r+b") as file:
+        file.truncate(n_bytes)
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return n_weights, n_bytes
 
 
 def _value(weight: Weight, checkpoint: Mapping[str, Tensor]) -> F32 | Blocks:

@@ -65,6 +65,9 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
     x = g.input("inputs_embeds", "float32", [1, "n_new", c.d_model])
     seqlens_k = g.input("seqlens_k", "int32", [1])
     total = g.input("total_sequence_length", "int32", [])
+    positions = g.input("position_ids", "int64", [1, "n_new"])
+    bias = g.input("attention_bias", "float32", [1, 1, "n_new", "n_total"])
+    rows = g.input("logit_rows", "int64", ["n_logits"])
     scale = g.input("lora_scale", "float32", [])
     cache: list[int | str] = [1, c.n_kv_heads, "n_ctx", c.d_head]
     past = [
@@ -86,7 +89,7 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
         heads = g.reshape(qkv, 1, -1, (c.n_heads + 2 * c.n_kv_heads) * c.d_head)
         attended, *present = g.nodes(
             "GroupQueryAttention",
-            *(heads, "", "", *past[i], seqlens_k, total, cos, sin),
+            *(heads, "", "", *past[i], seqlens_k, total, cos, sin, positions, bias),
             outputs=(f"{layer}.attended", f"{layer}.present.key", f"{layer}.present.value"),
             domain=CONTRIB,
             num_heads=c.n_heads,
@@ -96,10 +99,9 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
         presents.append(tuple(present))
         width = c.n_heads * c.d_head
         attended = g.reshape(attended, -1, width)
-        if i == c.n_layers - 1:  # from here on, only the last position matters
-            last = g.const([-1])
-            attended = g.node("Gather", attended, last, axis=0)
-            x = g.node("Gather", x, last, axis=0)
+        if i == c.n_layers - 1:  # from here on, only the positions whose logits are read matter
+            attended = g.node("Gather", attended, rows, axis=0)
+            x = g.node("Gather", x, rows, axis=0)
         o = key(f"{layer}.self_attn.o_proj.weight", c.d_model, width)
         x, normed = _add_norm(
             *(g, c, x, g.linear(f"{layer}.o", attended, o, packing=packing)),
@@ -124,7 +126,7 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
 
     head = key(EMBEDDING if c.tied_head else "lm_head.weight", c.n_vocab, c.d_model)
     logits = g.linear("head", normed, head, packing=head_packing)
-    g.output(logits, "logits", "float32", [1, c.n_vocab])
+    g.output(logits, "logits", "float32", ["n_logits", c.n_vocab])
     for i, pair in enumerate(presents):
         for kv, value in zip(("key", "value"), pair, strict=True):
             g.output(value, f"present.{i}.{kv}", "float32", cache)

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from kokanee.engine import features
 from kokanee.engine.manifest import Dims, FrontEnd, Lora, Manifest, Policy, PromptFormat
 from kokanee.export.audio_encoder import audio_encoder
-from kokanee.export.bundle import Description, write_bundle
+from kokanee.export.bundle import Description, Workspace, write_bundle
 from kokanee.export.connector import connector
 from kokanee.export.dims import BeatsDims, QFormerDims, WhisperDims
 from kokanee.export.graph import Graph
@@ -129,35 +129,38 @@ def tiny_bundle(
     topology.mkdir(parents=True)
     for graph in made.values():
         graph.save(topology)
-    return write_bundle(
-        folder,
-        Description(
-            name="tiny",
-            command="pytest",
-            dims=DIMS,
-            front_end=FrontEnd(
-                sample_rate=features.SAMPLE_RATE,
-                hop=features.HOP,
-                n_mels=80,
-                n_fbank=features.N_FBANK,
-                fbank_mean=features.FBANK_MEAN,
-                fbank_std=features.FBANK_STD,
+    with Workspace(folder) as space:
+        return write_bundle(
+            space,
+            Description(
+                name="tiny",
+                command="pytest",
+                dims=DIMS,
+                front_end=FrontEnd(
+                    sample_rate=features.SAMPLE_RATE,
+                    hop=features.HOP,
+                    n_mels=80,
+                    n_fbank=features.N_FBANK,
+                    fbank_mean=features.FBANK_MEAN,
+                    fbank_std=features.FBANK_STD,
+                ),
+                policy=policy,
+                prompt=PromptFormat(
+                    template="<|im_start|>user\n<SpeechHere>\n{}<|im_end|>\n<|im_start|>assistant\n",
+                    bos_id=None,
+                    eos_ids=(END,),
+                    tasks={"asr": "Write down what is said.", "qa": "Answer: {}"},
+                ),
+                lora=Lora(rank=8, alpha=32.0, targets=("q_proj", "v_proj")),
+                sources=(),
+                parity={},
+                quality={},
             ),
-            policy=policy,
-            prompt=PromptFormat(
-                template="<|im_start|>user\n<SpeechHere>\n{}<|im_end|>\n<|im_start|>assistant\n",
-                bos_id=None,
-                eos_ids=(END,),
-                tasks={"asr": "Write down what is said.", "qa": "Answer: {}"},
-            ),
-            lora=Lora(rank=8, alpha=32.0, targets=("q_proj", "v_proj")),
-            sources=(),
-            parity={},
-            quality={},
-        ),
-        topology=topology,
-        checkpoints={name: random_weights(g, seed) for seed, (name, g) in enumerate(made.items())},
-        embedding="head.weight",
-        tokenizer=tokenizer().to_str(),
-        progress=lambda what, done, total: None,
-    )
+            topology=topology,
+            checkpoints={
+                name: random_weights(g, seed) for seed, (name, g) in enumerate(made.items())
+            },
+            embedding="head.weight",
+            tokenizer=tokenizer().to_str(),
+            progress=lambda what, done, total: None,
+        )

@@ -18,6 +18,7 @@ from kokanee import __version__
 from kokanee.engine.features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
 from kokanee.engine.manifest import (
     FILE_NAME,
+    FORMAT,
     GRAPHS,
     Dims,
     FrontEnd,
@@ -28,7 +29,7 @@ from kokanee.engine.manifest import (
     Source,
     sha256,
 )
-from kokanee.export.bundle import Description, write_bundle
+from kokanee.export.bundle import Description, Workspace, write_bundle
 from kokanee.export.ct2 import WhisperEncoderWeights
 from kokanee.export.fill import Tensor
 from kokanee.export.gguf import LlamaWeights, open_gguf
@@ -102,7 +103,7 @@ def nano_folder(cache: Path | None = None, *, llm_quant: LlmQuant = "int4") -> P
     The name holds a digest of everything the bundle follows from, so that an update of the trained
     weights or of a topology builds a new bundle and never meets an old one.
     """
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(f"{__version__} {FORMAT}".encode())
     for part in PARTS:
         digest.update(part.sha256.encode())
     for name in INGREDIENTS:
@@ -177,26 +178,27 @@ def _build(
         if topology == HERE
         else {"parity": {}, "quality": {}}
     )
-    write_bundle(
-        folder,
-        Description(
-            name="nano",
-            command=command,
-            dims=DIMS,
-            front_end=FRONT_END,
-            policy=POLICY,
-            prompt=PROMPT,
-            lora=LORA,
-            sources=_sources(),
-            parity={name: Parity(**entry) for name, entry in described["parity"].items()},
-            quality=described["quality"],
-        ),
-        topology=topology,
-        checkpoints=checkpoints,
-        embedding="head.weight",  # tied: the head's bytes are the table's
-        tokenizer=tokenizer_from_gguf(gguf.metadata).to_str(),
-        progress=progress,
-    )
+    with Workspace(folder) as space:
+        write_bundle(
+            space,
+            Description(
+                name="nano",
+                command=command,
+                dims=DIMS,
+                front_end=FRONT_END,
+                policy=POLICY,
+                prompt=PROMPT,
+                lora=LORA,
+                sources=_sources(),
+                parity={name: Parity(**entry) for name, entry in described["parity"].items()},
+                quality=described["quality"],
+            ),
+            topology=topology,
+            checkpoints=checkpoints,
+            embedding="head.weight",  # tied: the head's bytes are the table's
+            tokenizer=tokenizer_from_gguf(gguf.metadata).to_str(),
+            progress=progress,
+        )
 
 
 def _save_float_topology(folder: Path) -> None:

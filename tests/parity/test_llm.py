@@ -250,6 +250,9 @@ def test_one_buffer_for_past_and_present_changes_nothing(tmp_path: Path) -> None
             "seqlens_k": np.array([at + n - 1], np.int32),
             "total_sequence_length": np.array(at + n, np.int32),
             "lora_scale": np.array(4.0, np.float32),
+            "position_ids": np.arange(at, at + n)[None],
+            "attention_bias": np.zeros((1, 1, n, at + n), np.float32),
+            "logit_rows": np.array([-1]),
             **{f"past_key_values.{name}": past[name] for name in names},
         }
         logits, *present = session.run(["logits", *(f"present.{m}" for m in names)], feeds)

@@ -17,7 +17,7 @@ def table(folder: Path) -> Table:
     quantized = blocks.quantize(FLOATS, INT8)
     codes = quantized.codes.tobytes()
     (folder / "t.bin").write_bytes(b"x" * 64 + codes + quantized.scales.tobytes())
-    return Table(file="t.bin", block=32, codes_offset=64, scales_offset=64 + len(codes))
+    return Table(file="t.bin", dtype="uint8", offset=64, block=32, scales_offset=64 + len(codes))
 
 
 def test_rows_are_the_dequantized_table(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def manifest_dict() -> dict[str, Any]:
     """A complete manifest with one file of known content per name it lists."""
     names = [f"{g}.onnx" for g in GRAPHS] + ["llm.bin", "tokenizer.json"]
     return {
-        "format": 1,
+        "format": 2,
         "name": "paper",
         "kokanee": "0.1.0",
         "command": "pytest",
@@ -58,8 +58,14 @@ def manifest_dict() -> dict[str, Any]:
             "tasks": {},
         },
         "lora": {"rank": 8, "alpha": 32, "targets": ["q_proj", "v_proj"]},
-        "graphs": {g: {"file": f"{g}.onnx", "scheme": "f32"} for g in GRAPHS},
-        "embedding": {"file": "llm.bin", "block": 32, "codes_offset": 0, "scales_offset": 64},
+        "graphs": {g: {"file": f"{g}.onnx", "scheme": "f32", "half": None} for g in GRAPHS},
+        "embedding": {
+            "file": "llm.bin",
+            "dtype": "uint8",
+            "offset": 0,
+            "block": 32,
+            "scales_offset": 64,
+        },
         "tokenizer": "tokenizer.json",
         "files": {
             name: {"sha256": hashlib.sha256(name.encode()).hexdigest(), "n_bytes": len(name)}
@@ -131,7 +137,7 @@ def missing_graph(d: dict[str, Any]) -> None:
         (add_key, r"manifest\.policy: unknown \['hop_s'\]; known are"),
         (wrong_type, r"manifest\.dims\.n_heads: expected int, got '4'"),
         (bool_for_int, r"manifest\.dims\.n_heads: expected int, got True"),
-        (other_format, r"expected 1, got 99"),
+        (other_format, r"expected 2, got 99"),
         (two_slots, r"<SpeechHere> once"),
         (unknown_choice, r"expected one of \['cut', 'segment'\], got 'loop'"),
         (unlisted_file, r"tokenizer\.json is used but not listed"),
