@@ -239,7 +239,7 @@ class Engine:
 
 def _cuda_starts(folder: Path, manifest: Manifest, device: Device) -> bool:
     """Whether to compute on the GPU; tried with the smallest graph, before gigabytes are loaded."""
-    if device == "cpu" or (device == "auto" and not has_cuda()):
+    if not has_cuda(device):
         return False
     try:
         open_graph(folder / _file(manifest, "connector", on_cuda=True), device="cuda")

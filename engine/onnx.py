@@ -63,12 +63,7 @@ def open_graph(
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     # Threads take ever smaller shares: one that the system holds up delays the rest less.
     options.add_session_config_entry("session.dynamic_block_base", "4")
-    want_cuda = device != "cpu" and has_cuda()
-    if device == "cuda" and not want_cuda:
-        raise DeviceError(
-            "CUDA is not in the installed onnxruntime;"
-            " pip uninstall onnxruntime, then pip install 'kokanee[cuda]'"
-        )
+    want_cuda = has_cuda(device)
     try:
         session = InferenceSession(path, options, providers=[_CUDA, _CPU] if want_cuda else [_CPU])
     except Exception as error:  # ONNX Runtime's own types derive from Exception alone
@@ -79,9 +74,20 @@ def open_graph(
     return session
 
 
-def has_cuda() -> bool:
-    """Whether the installed onnxruntime was built with CUDA; it may still not start."""
-    return _CUDA in get_available_providers()
+def has_cuda(device: Device) -> bool:
+    """Whether CUDA is wanted and the installed onnxruntime was built with it.
+
+    Raises:
+        DeviceError: CUDA was asked for by name, and this onnxruntime has none.
+    """
+    if device == "cpu" or _CUDA in get_available_providers():
+        return device != "cpu"
+    if device == "cuda":
+        raise DeviceError(
+            "CUDA is not in the installed onnxruntime;"
+            " pip uninstall onnxruntime, then pip install 'kokanee[cuda]'"
+        )
+    return False
 
 
 def cuda_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

@@ -47,25 +47,30 @@ class Description:
 class Workspace:
     """The folder beside a bundle in which it is made; moved into place when it is whole.
 
-    With `ingredients` it survives an interruption, even of the machine, and the next build from
-    the same ingredients goes on in it; what others left behind is removed. It belongs to one build
-    at a time. Without, it has a name of its own and an interrupted build leaves nothing.
+    A resumable one survives an interruption, even of the machine: the next build from the same
+    ingredients goes on in it. It belongs to one build at a time. One that is not has a name of its
+    own, and an interrupted build leaves nothing.
     """
 
-    def __init__(self, bundle: Path, ingredients: str | None = None) -> None:
+    def __init__(self, bundle: Path, *, resumable: bool = False) -> None:
         """Nothing is written before it is entered.
 
         Args:
             bundle: where the bundle shall be; one that is there already stays until the end.
-            ingredients: a text that differs whenever the bundle would.
+            resumable: whether to keep what is done.
         """
         self.bundle = bundle
         self.folder = bundle.with_name(f".{bundle.name}-building")
-        self.resumable = ingredients is not None
+        self.resumable = resumable
         self.done: dict[str, Filled] = {}
         """Weight files that are finished."""
-        self._ingredients = hashlib.sha256((ingredients or "").encode()).hexdigest()
+        self._ingredients = ""
         self._lock: BinaryIO | None = None
+
+    @property
+    def spill(self) -> Path:
+        """A folder for what is needed while building; need not exist, gone afterwards."""
+        return self.folder / "spill"
 
     @property
     def n_bytes(self) -> int:
@@ -73,7 +78,7 @@ class Workspace:
         return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
 
     def __enter__(self) -> Workspace:
-        """Take the folder, with what an earlier attempt left in it.
+        """Take the folder.
 
         Raises:
             CacheError: another process is building there, or nothing can be written there.
@@ -90,7 +95,6 @@ class Workspace:
             if not _locked(self._lock):
                 self._lock.close()
                 raise CacheError(f"another build is writing {self.bundle}; wait for it or stop it")
-            self._take_over()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -99,8 +103,29 @@ class Workspace:
             self._lock.close()
         if not self.folder.is_dir():
             return
+        shutil.rmtree(self.spill, ignore_errors=True)
         if not self.resumable or {p.name for p in self.folder.iterdir()} <= {_LOCK, _STATE}:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def take_over(self, ingredients: str) -> None:
+        """Go on with what an earlier attempt left, if it was made from the same ingredients.
+
+        Args:
+            ingredients: a text that differs whenever the bundle would. Anything else's remains are
+                removed.
+        """
+        self._ingredients = hashlib.sha256(ingredients.encode()).hexdigest()
+        try:
+            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            if state["ingredients"] == self._ingredients:
+                self.done = {name: Filled(**entry) for name, entry in state["done"].items()}
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing there, or nothing that can be gone on with
+        for path in self.folder.iterdir():
+            if path.is_file() and path.name != _LOCK:
+                path.unlink()
+        self._save()
 
     def note(self, name: str, filled: Filled) -> None:
         """A weight file is finished."""
@@ -110,24 +135,10 @@ class Workspace:
 
     def finish(self) -> None:
         """Move the whole bundle to its place."""
+        shutil.rmtree(self.spill, ignore_errors=True)
         _replace(self.folder, self.bundle)
         for name in (_LOCK, _STATE):
             (self.bundle / name).unlink(missing_ok=True)
-
-    def _take_over(self) -> None:
-        try:
-            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-            if state["ingredients"] == self._ingredients:
-                self.done = {name: Filled(**entry) for name, entry in state["done"].items()}
-                return
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # nothing there, or nothing that can be gone on with
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink()
-        self._save()
 
     def _save(self) -> None:
         state = {

@@ -22,7 +22,7 @@ from kokanee.engine.errors import CheckpointError
 
 from .layout import Shape
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 _LFS = b"version https://git-lfs"
 _MAX_HEADER = 100_000_000  # bytes, as the safetensors library has it
@@ -97,37 +97,73 @@ class Pickled:
     plain: dict[str, dict[str, Any]]
 
 
-def open_pickle(path: Path, spill: Path) -> Pickled:
-    """Find out what a PyTorch file holds, in a process that can do nothing else.
+class Unpickler:
+    """Finds out what PyTorch files hold, in a process that does nothing else.
 
-    Args:
-        path: the file.
-        spill: folder for tensors that cannot be read where they lie; need not exist.
-
-    Raises:
-        CheckpointError: it is not one, is cut short, or holds more than tensors and plain values.
-        ImportError: torch is not installed.
+    The process starts with the first file and ends with the context.
     """
-    _check_file(path)
-    done = subprocess.run(
-        [sys.executable, "-m", "kokanee.export.pickled", str(path), str(spill)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        if "No module named 'torch'" in reason:
-            raise ImportError("torch reads these files: pip install 'kokanee[build]'")
-        raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {reason}")
-    found = json.loads(done.stdout)
-    return Pickled(
-        {
+
+    def __init__(self, spill: Path) -> None:
+        """Nothing is started yet.
+
+        Args:
+            spill: folder for tensors that cannot be read where they lie; need not exist.
+        """
+        self._spill = spill
+        self._n_files = 0
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Unpickler:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def __call__(self, path: Path) -> Pickled:
+        """Describe a file.
+
+        Raises:
+            CheckpointError: it is not a PyTorch file, is cut short, or holds more than tensors and
+                plain values.
+            ImportError: torch is not installed.
+        """
+        _check_file(path)
+        self._n_files += 1
+        found = self._ask(path, self._spill / str(self._n_files))
+        if found.get("no_torch"):
+            raise ImportError(f"reading {path.name} needs torch: pip install 'kokanee[build]'")
+        if "error" in found:
+            raise CheckpointError(
+                f"{path}: cannot be read as a PyTorch checkpoint: {found['error']}"
+            )
+        tensors = {
             section: {name: _entry(e) for name, e in group.items()}
             for section, group in found["tensors"].items()
-        },
-        found["plain"],
-    )
+        }
+        return Pickled(tensors, found["plain"])
+
+    def _ask(self, path: Path, spill: Path) -> dict[str, Any]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kokanee.export.pickled"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"file": str(path), "spill": str(spill)}), file=self._process.stdin)
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:  # it was killed: by memory, or by whatever the file made torch do
+            return {"error": "the process that read it died"}
+        found: dict[str, Any] = json.loads(line)
+        return found
 
 
 def open_safetensors(path: Path) -> dict[str, Entry]:
@@ -161,7 +197,7 @@ def open_safetensors(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def open_model_folder(folder: Path, spill: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
+def open_model_folder(folder: Path, unpickle: Unpickler) -> tuple[dict[str, Any], dict[str, Entry]]:
     """`config.json` and every tensor of a Hugging Face folder, sharded or not.
 
     safetensors are preferred to pickles where both are there.
@@ -174,14 +210,14 @@ def open_model_folder(folder: Path, spill: Path) -> tuple[dict[str, Any], dict[s
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         whole, sharded = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
         if whole.is_file():
-            return config, _open_any(whole, spill)
+            return config, _open_any(whole, unpickle)
         if sharded.is_file():
             weight_map = read_json(sharded).get("weight_map", {})
             entries: dict[str, Entry] = {}
             for shard in sorted(set(weight_map.values())):
                 if Path(shard).name != shard:
                     raise CheckpointError(f"{sharded}: {shard!r} is not a file of this folder")
-                entries |= _open_any(folder / shard, spill / Path(shard).stem)
+                entries |= _open_any(folder / shard, unpickle)
             missing = sorted(set(weight_map) - set(entries))
             if missing:
                 raise CheckpointError(f"{folder}: its shards lack {listed(missing)}")
@@ -235,10 +271,10 @@ def listed(names: list[str], *, at_most: int = 6) -> str:
     return ", ".join(names[:at_most]) + more
 
 
-def _open_any(path: Path, spill: Path) -> dict[str, Entry]:
+def _open_any(path: Path, unpickle: Unpickler) -> dict[str, Entry]:
     if path.suffix == ".safetensors":
         return open_safetensors(path)
-    tensors = open_pickle(path, spill).tensors
+    tensors = unpickle(path).tensors
     if "" not in tensors:
         raise CheckpointError(f"{path}: expected tensors by name, got {sorted(tensors)}")
     return tensors[""]

@@ -1,12 +1,13 @@
-"""A PyTorch file -> where its tensors lie, found out in a process of its own.
+"""PyTorch files -> where their tensors lie, found out in a process of its own.
 
-    python -m kokanee.export.pickled FILE SPILL          prints the index as JSON
+    python -m kokanee.export.pickled        reads {"file": ..., "spill": ...} from standard input,
+                                            a line each, and answers each with a line of JSON
 
 torch unpickles with `weights_only=True`, which runs nothing but the rebuilding of tensors. The
 tensors themselves are not read: a file in today's zip format holds each as it lies in memory, so
 name, type, shape and byte offset are enough for the builder to read them one at a time, straight
 from the file. What lies otherwise (the format before PyTorch 1.6, transposed views) is written out
-into the folder SPILL first.
+into the folder `spill` first.
 """
 
 from __future__ import annotations
@@ -124,10 +125,17 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
+def _serve() -> None:
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        try:
+            answer = index(Path(wanted["file"]), Path(wanted["spill"]))
+        except Exception as error:  # whatever is wrong with a file, the builder says it
+            reason = " ".join(str(error).split())[:400] or type(error).__name__
+            answer = {"error": reason, "no_torch": isinstance(error, ImportError)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    try:
-        found = index(Path(sys.argv[1]), Path(sys.argv[2]))
-    except Exception as error:
-        # One line for the builder's own message; the first sentence says what is wrong.
-        sys.exit(" ".join(str(error).split())[:600] or type(error).__name__)
-    json.dump(found, sys.stdout)
+    _serve()

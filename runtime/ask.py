@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from kokanee.engine import Audio, Engine, Sampling, Session, read_audio
+from kokanee.engine import Audio, Engine, Session, read_audio
 from kokanee.engine.engine import DEFAULT_N_CTX, Device
+from kokanee.engine.manifest import Policy
 from kokanee.engine.prompt import fill
 from kokanee.engine.segments import apply_policy
 from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
@@ -26,6 +27,7 @@ Examples:
   kokanee ask call.wav "Write down what is said."
   kokanee ask call.wav --task asr --json | jq -r .text
   kokanee ask my-bundle/ call.wav "What do you hear?" --temperature 0.7 --seed 1
+  kokanee ask salmonn-7b/ call.wav --task audio_story_telling --beams 4 --lora-scale 2
 """
 
 
@@ -123,6 +125,7 @@ def hear_and_answer(
 @options.prompt
 @options.max_new_tokens(DEFAULT_MAX_NEW_TOKENS)
 @options.sampling
+@options.hearing
 @click.option(
     "--n-ctx",
     type=click.IntRange(min=1),
@@ -138,6 +141,9 @@ def command(
     lora_scale: float | None,
     max_new_tokens: int,
     n_ctx: int | None,
+    pad_to_s: options.PadTo | None,
+    long_audio: Any,
+    audio_encoder: bool,
     device: Device,
     threads: int | None,
     cache_dir: Path | None,
@@ -152,14 +158,20 @@ def command(
     """
     started = time.perf_counter()
     asked = options.read_words(words, task=task, raw_prompt=raw_prompt)
+    search = options.make_search(**knobs)
     audio = read_audio(asked.file)  # before a bundle is made or opened: it may be no sound at all
     read_ms = _ms_since(started)
     folder = find_bundle(asked.bundle, cache_dir=cache_dir)
     with Engine.open(folder, device=device, threads=threads) as engine:
+        policy = options.hearing_policy(engine.manifest.policy, pad_to_s, long_audio)
+        n_answer = max_new_tokens * knobs["beams"]  # each beam takes a position a token
         try:
             fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
             session = engine.session(
-                n_ctx=n_ctx or _enough(engine, audio, max_new_tokens), lora_scale=lora_scale
+                n_ctx=n_ctx or _enough(engine, audio, policy, n_answer),
+                lora_scale=lora_scale,
+                policy=policy,
+                audio_encoder=audio_encoder,
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
@@ -171,7 +183,7 @@ def command(
                 question=asked.question,
                 task=task,
                 raw_prompt=raw_prompt,
-                sampling=Sampling(**knobs),
+                sampling=search,
                 max_new_tokens=max_new_tokens,
             )
     report.timings_ms.update(engine.timings_ms | {"read": read_ms, "total": _ms_since(started)})
@@ -184,11 +196,10 @@ def command(
     click.echo(report.as_line(), err=True)
 
 
-def _enough(engine: Engine, audio: Audio, max_new_tokens: int) -> int:
+def _enough(engine: Engine, audio: Audio, policy: Policy, n_answer: int) -> int:
     """Positions that hold the sound, a question and the answer, within what the model knows."""
-    policy = engine.manifest.policy
     n_soft_tokens = apply_policy(audio.pcm, policy).n_windows * policy.n_queries
-    wanted = max(DEFAULT_N_CTX, n_soft_tokens + TEXT + max_new_tokens)
+    wanted = max(DEFAULT_N_CTX, n_soft_tokens + TEXT + n_answer)
     return min(wanted, engine.manifest.dims.n_positions)
 
 

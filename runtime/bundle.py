@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from kokanee.engine.manifest import FILE_NAME
 from kokanee.export.nano import build_nano, default_cache, nano_folder
@@ -53,7 +59,12 @@ class BuildProgress:
         if what != self._what or self._bar is None:
             self._stop()
             self._what = what
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self._console)
             self._bar.add_task(what, total=n_total)
             self._bar.start()

@@ -1,11 +1,14 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
+
+from kokanee.engine import BeamSearch, Sampling
+from kokanee.engine.manifest import Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,7 +54,8 @@ def prompt(command: F) -> F:
         click.option(
             "--lora-scale",
             type=click.FloatRange(min=0),
-            help="Strength of the adapter, 0 for the bare language model.  [default: the bundle's]",
+            help="Strength of the adapter: 0 is the bare language model, SALMONN transcribes at 4"
+            " and tells stories near 2.  [default: the bundle's]",
         ),
         click.option(
             "--raw-prompt",
@@ -64,11 +68,96 @@ def prompt(command: F) -> F:
     return command
 
 
+@dataclass(frozen=True, slots=True)
+class PadTo:
+    """What --pad-to-s was given; None: pad to whole windows only."""
+
+    seconds: float | None
+
+
+class _PadToType(click.ParamType[PadTo]):
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PadTo:
+        if isinstance(value, PadTo):
+            return value
+        if value == "none":
+            return PadTo(None)
+        seconds: float = click.FloatRange(1, 30).convert(value, param, ctx)
+        return PadTo(seconds)
+
+
+def policy(command: F) -> F:
+    """--pad-to-s and --long-audio: how sound is cut and padded."""
+    for option in (
+        click.option(
+            "--long-audio",
+            type=click.Choice(["cut", "segment"]),
+            help="What is longer than the encoders take: dropped, or heard piece by piece."
+            "  [default: the bundle's; official checkpoints: cut]",
+        ),
+        click.option(
+            "--pad-to-s",
+            type=_PadToType(),
+            metavar="SECONDS|none",
+            help="Fill up with silence to here, so that the number of soft tokens is always the"
+            " same; none: to whole windows only."
+            "  [default: the bundle's; official checkpoints: 30]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def hearing(command: F) -> F:
+    """How sound is cut and padded, and who listens."""
+    return policy(
+        click.option(
+            "--audio-encoder/--no-audio-encoder",
+            default=True,
+            help="Leave BEATs out: zeros in its place, an ablation.",
+        )(command)
+    )
+
+
+def hearing_policy(
+    bundle: Policy, pad_to_s: PadTo | None, long_audio: Literal["cut", "segment"] | None
+) -> Policy:
+    """The bundle's policy with what the command line says otherwise.
+
+    Without padding, only whole windows are encoded: the longest stretch is then a little shorter.
+    """
+    changed = bundle if long_audio is None else replace(bundle, long_audio=long_audio)
+    if pad_to_s is None:
+        return changed
+    seconds = pad_to_s.seconds
+    n_frames = round((bundle.max_s if seconds is None else seconds) * 50)
+    n_windows = (n_frames - bundle.window_frames) // bundle.stride_frames
+    whole = (bundle.window_frames + n_windows * bundle.stride_frames) / 50
+    return replace(changed, pad_to_s=seconds, max_s=whole if seconds is None else seconds)
+
+
 def sampling(command: F) -> F:
-    """The fields of `Sampling`, under their own names."""
+    """The fields of `Sampling` and of `BeamSearch`, under their own names."""
     above_0 = click.FloatRange(min=0, min_open=True)
     up_to_1 = click.FloatRange(0, 1, min_open=True)
     for option in (
+        click.option(
+            "--length-penalty",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="With --beams: above 1 favours long answers, below 1 short ones.",
+        ),
+        click.option(
+            "--beams",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Follow so many answers at once and take the likeliest; SALMONN's paper has 4.",
+        ),
         click.option("--seed", type=int, help="Makes sampling repeatable."),
         click.option("--repetition-penalty", type=above_0, default=1.0, show_default=True),
         click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True),
@@ -84,6 +173,23 @@ def sampling(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def make_search(
+    *, beams: int, length_penalty: float, repetition_penalty: float, **sampling: Any
+) -> Sampling | BeamSearch:
+    """What `sampling`'s options stand for.
+
+    Raises:
+        click.UsageError: beams and random choice exclude each other.
+    """
+    if beams == 1:
+        return Sampling(repetition_penalty=repetition_penalty, **sampling)
+    if sampling["temperature"]:
+        raise click.UsageError("--beams and --temperature exclude each other.")
+    return BeamSearch(
+        n_beams=beams, length_penalty=length_penalty, repetition_penalty=repetition_penalty
+    )
 
 
 def max_new_tokens(default: int) -> Callable[[F], F]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -31,6 +32,7 @@ Examples:
 )
 @options.prompt
 @options.max_new_tokens(16)
+@options.hearing
 @options.machine
 @options.as_json
 def command(
@@ -41,6 +43,9 @@ def command(
     raw_prompt: str | None,
     lora_scale: float | None,
     max_new_tokens: int,
+    pad_to_s: options.PadTo | None,
+    long_audio: Any,
+    audio_encoder: bool,
     device: Device,
     threads: int | None,
     cache_dir: Path | None,
@@ -63,7 +68,14 @@ def command(
             text = fill(form, asked.question, task=task, raw=raw_prompt)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        arrays = engine.trace(audio.pcm, text, max_new_tokens=max_new_tokens, lora_scale=lora_scale)
+        arrays = engine.trace(
+            audio.pcm,
+            text,
+            max_new_tokens=max_new_tokens,
+            lora_scale=lora_scale,
+            policy=options.hearing_policy(engine.manifest.policy, pad_to_s, long_audio),
+            audio_encoder=audio_encoder,
+        )
     partial = out.with_name(f".{out.name}.part")
     try:
         with partial.open("wb") as file:

@@ -27,4 +27,4 @@ def engine(n_positions: int) -> Any:
 def test_room_follows_the_sound(seconds: int, n_positions: int, expected: int) -> None:
     pcm = np.zeros(seconds * 16_000, np.float32)
     audio = Audio(pcm=pcm, source_rate=16_000, source_channels=1)
-    assert _enough(engine(n_positions), audio, 200) == expected
+    assert _enough(engine(n_positions), audio, POLICY, 200) == expected
