@@ -32,7 +32,7 @@ def run_measured(arguments: list[str]) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed; with what it said.
     """
-    import psutil  # type: ignore[import-untyped] - its stubs are a package of their own
+    import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 
     command = [sys.executable, "-m", "kokanee.runtime", *arguments]
     started, peak = time.perf_counter(), 0

@@ -18,17 +18,18 @@ from .layout import key
 from .speech_encoder import linear
 
 
-def audio_encoder(dims: BeatsDims, *, packing: str = "f32") -> Graph:
+def audio_encoder(dims: BeatsDims, *, packing: str = "f32", compute: str = "float32") -> Graph:
     """Build the topology.
 
     Args:
         dims: of the checkpoint's `cfg`.
         packing: how the attention and feed-forward matrices are stored; the rest is f16 unless
             this is f32.
+        compute: as for `Graph`.
     """
     d, n_heads, p = dims.encoder_embed_dim, dims.encoder_attention_heads, dims.input_patch_size
     plain = "f32" if packing == "f32" else "f16"
-    g = Graph("audio_encoder")
+    g = Graph("audio_encoder", compute=compute)
     fbank = g.input("fbank", "float32", [1, "n_fbank_frames", dims.n_mels])
     patches = g.weight(
         "patch_embedding.weight",

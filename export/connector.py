@@ -16,10 +16,10 @@ from .speech_encoder import linear
 EPSILON = 1e-12  # of the Q-Former's LayerNorms, as BERT's
 
 
-def connector(dims: QFormerDims, *, packing: str = "f32") -> Graph:
-    """Build the topology; `packing` is for every matrix."""
+def connector(dims: QFormerDims, *, packing: str = "f32", compute: str = "float32") -> Graph:
+    """Build the topology; `packing` is for every matrix, `compute` as for `Graph`."""
     d_speech, d_audio, hidden = dims.d_speech, dims.d_audio, dims.hidden_size
-    g = Graph("connector")
+    g = Graph("connector", compute=compute)
     speech = g.input("speech", "float32", [1, "n_speech", d_speech])
     audio = g.input("audio", "float32", [1, "n_audio", d_audio])
     frames = _fuse(

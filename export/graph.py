@@ -7,6 +7,9 @@
     g.output(x, "soft_tokens", "float32", [1, "n_frames", 576])
     g.save(folder)                      # connector.onnx and connector.layout.json
 
+With `compute="float16"` the same calls make the topology for CUDA: activations are halves, the
+weight file and its layout are the same to the byte, and what enters and leaves stays float32.
+
 Every method that makes a value returns its name, a plain string. The same calls give the same
 bytes. `fill` makes the weight file from the layout; it must lie beside the graph as connector.bin.
 """
@@ -46,8 +49,17 @@ _DTYPES = {
 class Graph:
     """A graph under construction."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, compute: str = "float32") -> None:
+        """Starts empty.
+
+        Args:
+            name: of the graph and its files.
+            compute: "float32", or "float16" for CUDA.
+        """
+        if compute not in ("float32", "float16"):
+            raise ValueError(f"compute: expected float32 or float16, got {compute!r}")
         self.name = name
+        self.compute = compute
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -60,13 +72,20 @@ class Graph:
     # --- edges ------------------------------------------------------------------------------------
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
-        """Declare an input; names in `shape` are free dimensions."""
+        """Declare an input; names in `shape` are free dimensions.
+
+        A float32 input of a float16 graph is cast at its door.
+        """
         self._inputs.append(helper.make_tensor_value_info(name, _DTYPES[dtype], list(shape)))
+        if dtype == "float32" and self.compute == "float16":
+            return self._cast(name, f"{name}/f16", self.compute)
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[int | str]) -> None:
-        """Declare `value` as the output `name`."""
-        if value != name:
+        """Declare `value` as the output `name`; a float16 graph casts float32 outputs."""
+        if dtype == "float32" and self.compute == "float16":
+            self._cast(value, name, dtype)
+        elif value != name:
             self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, _DTYPES[dtype], list(shape)))
 
@@ -88,8 +107,13 @@ class Graph:
         return made
 
     def const(self, values: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
-        """A small constant, kept inside the graph; equal constants are one."""
+        """A small constant, kept inside the graph; equal constants are one.
+
+        A float constant has the type that the graph computes in.
+        """
         array = np.asarray(values, dtype)
+        if array.dtype == np.float32:
+            array = array.astype(self.compute)
         content = "_".join(str(v) for v in array.reshape(-1).tolist())
         if len(content) > 64:
             content = hashlib.sha256(array.tobytes()).hexdigest()[:16]
@@ -107,16 +131,22 @@ class Graph:
     def weight(
         self, name: str, *sources: Source, transforms: Sequence[str] = (), packing: str = "f32"
     ) -> str:
-        """A float weight in the weight file ("f16" is half the bytes and cast up at load)."""
+        """A float weight in the weight file ("f16" is half the bytes), as the graph computes."""
         (part,) = self.packed(name, *sources, transforms=transforms, packing=packing).parts
-        if packing == "f32":
+        return self._computed(part)
+
+    def _computed(self, part: Part) -> str:
+        """A float part in the type that the graph computes in."""
+        if part.dtype == self.compute:
             return part.name
         if part.name not in self._casts:
-            # A cast of an initializer is folded when the session opens: computing stays float32.
-            self._casts[part.name] = self.node(
-                "Cast", part.name, name=f"{name}/f32", to=TensorProto.FLOAT
-            )
+            # A cast of an initializer is folded when the session opens.
+            label = f"{part.name}/{'f32' if self.compute == 'float32' else 'f16'}"
+            self._casts[part.name] = self._cast(part.name, label, self.compute)
         return self._casts[part.name]
+
+    def _cast(self, value: str, name: str, dtype: str) -> str:
+        return self.node("Cast", value, name=name, to=_DTYPES[dtype])
 
     def packed(
         self, name: str, *sources: Source, transforms: Sequence[str] = (), packing: str
@@ -204,7 +234,7 @@ class Graph:
         n, k = w.shape
         y = self.node(
             "MatMulNBits",
-            *(x, w.part("codes").name, w.part("scales").name),
+            *(x, w.part("codes").name, self._computed(w.part("scales"))),
             *(("", "", bias) if bias else ()),
             name=f"{name}/matmul",
             domain=CONTRIB,
@@ -221,7 +251,7 @@ class Graph:
         # x (w + offset) = x w + sum(x) offset, block by block, with the offsets in full precision
         by_block = self.reshape(x, -1, scheme.n_blocks(k), scheme.block)
         sums = self.node("ReduceSum", by_block, self.const([2]), keepdims=0)
-        return self.node("Gemm", sums, w.part("offsets").name, y, name=f"{name}/offset")
+        return self.node("Gemm", sums, self._computed(w.part("offsets")), y, name=f"{name}/offset")
 
     def layer_norm(self, name: str, x: str, width: int, *, epsilon: float = 1e-5) -> str:
         """LayerNorm over the last axis with `{name}.weight` and `{name}.bias`."""
@@ -271,7 +301,13 @@ class Graph:
         )
 
     def save(self, folder: Path) -> None:
-        """Write `<name>.onnx` and `<name>.layout.json`, the same bytes for the same calls."""
+        """Write `<name>.onnx` and `<name>.layout.json`, the same bytes for the same calls.
+
+        A float16 graph becomes `<name>.f16.onnx` beside the float32 one, whose layout is its own.
+        """
         data = self.model().SerializeToString(deterministic=True)
+        if self.compute == "float16":
+            (folder / f"{self.name}.f16.onnx").write_bytes(data)
+            return
         (folder / f"{self.name}.onnx").write_bytes(data)
         (folder / f"{self.name}.layout.json").write_text(self.layout().to_json(), encoding="utf-8")

@@ -49,7 +49,9 @@ class LlamaConfig:
             )
 
 
-def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
+def build_llm(
+    config: LlamaConfig, *, packing: str, head_packing: str, compute: str = "float32"
+) -> Graph:
     """Build the topology.
 
     The weights are asked for by Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`),
@@ -60,18 +62,24 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
         packing: how the layers' matrices are stored.
         head_packing: how the head, and with a tied head the embedding table, is stored; the table
             is looked up from the same bytes, so it must then be 8-bit blocks (or f32 for tests).
+        compute: as for `Graph`. The float16 graph has a float16 cache and no attention_bias: the
+            CUDA operator takes none, so positions are counted from the cache's length.
     """
-    c, g = config, Graph(NAME)
+    c, g = config, Graph(NAME, compute=compute)
     x = g.input("inputs_embeds", "float32", [1, "n_new", c.d_model])
     seqlens_k = g.input("seqlens_k", "int32", [1])
     total = g.input("total_sequence_length", "int32", [])
-    positions = g.input("position_ids", "int64", [1, "n_new"])
-    bias = g.input("attention_bias", "float32", [1, 1, "n_new", "n_total"])
+    branches: tuple[str, ...] = ()
+    if compute == "float32":
+        branches = (
+            g.input("position_ids", "int64", [1, "n_new"]),
+            g.input("attention_bias", "float32", [1, 1, "n_new", "n_total"]),
+        )
     rows = g.input("logit_rows", "int64", ["n_logits"])
     scale = g.input("lora_scale", "float32", [])
     cache: list[int | str] = [1, c.n_kv_heads, "n_ctx", c.d_head]
     past = [
-        [g.input(f"past_key_values.{i}.{kv}", "float32", cache) for kv in ("key", "value")]
+        [g.input(f"past_key_values.{i}.{kv}", compute, cache) for kv in ("key", "value")]
         for i in range(c.n_layers)
     ]
     half = (c.n_positions, c.d_head // 2)
@@ -89,7 +97,7 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
         heads = g.reshape(qkv, 1, -1, (c.n_heads + 2 * c.n_kv_heads) * c.d_head)
         attended, *present = g.nodes(
             "GroupQueryAttention",
-            *(heads, "", "", *past[i], seqlens_k, total, cos, sin, positions, bias),
+            *(heads, "", "", *past[i], seqlens_k, total, cos, sin, *branches),
             outputs=(f"{layer}.attended", f"{layer}.present.key", f"{layer}.present.value"),
             domain=CONTRIB,
             num_heads=c.n_heads,
@@ -129,7 +137,7 @@ def build_llm(config: LlamaConfig, *, packing: str, head_packing: str) -> Graph:
     g.output(logits, "logits", "float32", ["n_logits", c.n_vocab])
     for i, pair in enumerate(presents):
         for kv, value in zip(("key", "value"), pair, strict=True):
-            g.output(value, f"present.{i}.{kv}", "float32", cache)
+            g.output(value, f"present.{i}.{kv}", compute, cache)
     return g
 
 

@@ -177,9 +177,10 @@ def build_salmonn(
 
 
 def _saved(build: Callable[..., Graph], folder: Path, sizes: object, packing: str) -> Layout:
-    """Write a graph's topology and layout."""
+    """Write a graph's float32 and float16 topologies; one weight file serves both."""
     graph = build(sizes, packing=packing)
     graph.save(folder)
+    build(sizes, packing=packing, compute="float16").save(folder)
     return graph.layout()
 
 
@@ -188,9 +189,11 @@ def _saved_llm(folder: Path, llm: Llm, quant: LlmQuant) -> list[Layout]:
     floats = "f16" if llm.is_half else "f32"
     packing = LLM_PACKINGS.get(quant, floats)
     head = HEAD_PACKING if packing != floats or llm.config.tied_head else floats
-    graph = build_llm(llm.config, packing=packing, head_packing=head)
-    graph.save(folder)
-    layouts = [graph.layout()]
+    layouts = []
+    for compute in ("float16", "float32"):
+        graph = build_llm(llm.config, packing=packing, head_packing=head, compute=compute)
+        graph.save(folder)
+        layouts = [graph.layout()]
     if _has_table(llm):
         table = Graph(TABLE)
         rows = key(EMBEDDING, llm.config.n_vocab, llm.config.d_model)

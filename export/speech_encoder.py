@@ -12,7 +12,7 @@ from .layout import key, zeros
 PREFIX = "model.encoder."  # of every key, as in a Hugging Face checkpoint
 
 
-def speech_encoder(dims: WhisperDims, *, packing: str = "f32") -> Graph:
+def speech_encoder(dims: WhisperDims, *, packing: str = "f32", compute: str = "float32") -> Graph:
     """Build the topology.
 
     Args:
@@ -20,10 +20,11 @@ def speech_encoder(dims: WhisperDims, *, packing: str = "f32") -> Graph:
         packing: how the attention and feed-forward matrices are stored. Convolutions and the
             position table are stored as f16 unless this is f32: ONNX Runtime has no block-quantized
             convolution, and the official weights are halves anyway.
+        compute: as for `Graph`.
     """
     d, d_ffn = dims.d_model, dims.encoder_ffn_dim
     plain = "f32" if packing == "f32" else "f16"
-    g = Graph("speech_encoder")
+    g = Graph("speech_encoder", compute=compute)
     x = g.input("log_mel", "float32", [1, dims.num_mel_bins, "n_mel_frames"])
     for name, d_in, stride in (("conv1", dims.num_mel_bins, 1), ("conv2", d, 2)):
         weight = g.weight(

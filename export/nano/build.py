@@ -41,7 +41,7 @@ LlmQuant = Literal["int4", "none"]
 TRAINED = ("audio_encoder", "connector", "lora")
 PARTS = (WHISPER_BASE, SMOLLM2)
 INGREDIENTS = (
-    *(f"{graph}.{kind}" for graph in GRAPHS for kind in ("onnx", "layout.json")),
+    *(f"{graph}.{kind}" for graph in GRAPHS for kind in ("onnx", "f16.onnx", "layout.json")),
     *(f"{name}.safetensors" for name in TRAINED),
     "measured.json",
 )

@@ -56,23 +56,24 @@ SMOLLM2 = LlamaConfig(
 )
 
 
-def graphs(*, float_llm: bool = False) -> Iterator[Graph]:
+def graphs(*, float_llm: bool = False, compute: str = "float32") -> Iterator[Graph]:
     """The four graphs; with `float_llm` the LLM in float32, to measure what 4 bits cost.
 
     Encoders are kept as halves. Whisper's weights are halves at their source, so nothing is lost,
     and 8-bit blocks were slower on a CPU (1.3 to 1.5 x) with 2 to 7 % error for 17 MB saved.
     """
-    yield speech_encoder(WHISPER, packing="f16")
-    yield audio_encoder(BEATS, packing="f16")
-    yield connector(QFORMER, packing="f16")
+    yield speech_encoder(WHISPER, packing="f16", compute=compute)
+    yield audio_encoder(BEATS, packing="f16", compute=compute)
+    yield connector(QFORMER, packing="f16", compute=compute)
     packing = "f32" if float_llm else "int4_offset_block32"
-    yield build_llm(SMOLLM2, packing=packing, head_packing="int8_block32")
+    yield build_llm(SMOLLM2, packing=packing, head_packing="int8_block32", compute=compute)
 
 
 def save(folder: Path, *, float_llm: bool = False) -> None:
-    """Write every graph and layout into `folder`."""
-    for graph in graphs(float_llm=float_llm):
-        graph.save(folder)
+    """Write every graph, for the CPU and for CUDA, and every layout into `folder`."""
+    for compute in ("float32", "float16"):
+        for graph in graphs(float_llm=float_llm, compute=compute):
+            graph.save(folder)
 
 
 if __name__ == "__main__":
