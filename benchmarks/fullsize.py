@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import click
 import soundfile
 
-from kokanee.engine import Manifest, read_manifest
+from kokanee.engine import read_manifest
 
 from .encode import SECONDS, some_sound
 from .machine import machine, run_measured, spread
@@ -77,33 +79,72 @@ def measure(size: str, work: Path, llm_quant: str, encoder_quant: str, runs: int
             "prefill_tokens_per_s": spread([_prefill_speed(s) for s in samples]),
             "decode_tokens_per_s": spread([s["tokens_per_s"] for s in samples]),
         },
-        "budget": budget(manifest, peak_mb, n_used=samples[0]["n_soft_tokens"] + 29 + N_NEW),
+        "budget": budget(bundle, clip),
         "class_gb": CLASSES_GB[size],
         "machine": machine(),
         "versions": {name: version(name) for name in ("numpy", "onnxruntime", "tokenizers")},
     }
 
 
-def budget(manifest: Manifest, peak_mb: float, n_used: int) -> dict[str, Any]:
-    """What has to be in memory, in MB of 1e6 bytes.
+def budget(bundle: Path, clip: Path) -> dict[str, Any]:
+    """What has to be in memory to answer, in MB of 1e6 bytes.
 
-    The measured peak without the cache positions in use is weights, activations, interpreter and
-    libraries; to it comes the cache at its full length. The embedding table's file is mapped: an
-    answer touches a few hundred of its rows.
+    Weights are counted as large as their files. The embedding table's file is mapped and an answer
+    touches a few hundred of its rows, so it does not count. Activations are what answering adds to
+    the process's own memory, the cache apart; 100 MB are the interpreter and its libraries.
     """
+    manifest = read_manifest(bundle)
     d = manifest.dims
+    measured = subprocess.run(
+        [sys.executable, "-c", _ACTIVATIONS, str(bundle), str(clip)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    activations = json.loads(measured.stdout)["activations_mb"]
+    weights = {
+        name: manifest.files[f"{name}.bin"].n_bytes / 1e6 for name in sorted(manifest.graphs)
+    }
+    without_cache = sum(weights.values()) + activations + 100
     position_mb = 2 * d.n_layers * d.n_kv_heads * d.d_head * 4 / 1e6  # float32
-    without_cache = peak_mb - n_used * position_mb
     caches = {f"float32, {n} positions": n * position_mb for n in sorted({2048, d.n_positions})}
     caches[f"float16, {d.n_positions} positions"] = d.n_positions * position_mb / 2
     return {
-        "weight_files_mb": {
-            name: file.n_bytes / 1e6 for name, file in manifest.files.items() if ".bin" in name
-        },
-        "measured_without_cache_mb": without_cache,
+        "weights_mb": weights,
+        "activations_mb": activations,
         "cache_mb": caches,
         "whole_mb": {name: without_cache + mb for name, mb in caches.items()},
     }
+
+
+# Anonymous memory: mapped weights come and go with the system's mood, this does not.
+_ACTIVATIONS = """
+import json, sys, threading
+from pathlib import Path
+from kokanee.engine import Engine, read_audio
+
+def anonymous_mb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("RssAnon")) * 1024 / 1e6
+
+peak, done = 0.0, threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.01):
+        peak = max(peak, anonymous_mb())
+
+pcm = read_audio(sys.argv[2]).pcm
+with Engine.open(sys.argv[1], device="cpu") as engine, engine.session() as session:
+    before = anonymous_mb()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    session.hear(pcm)
+    session.ask(task="asr", max_new_tokens=8).text()
+    done.set()
+    watcher.join()
+    cache = session.kv_bytes * session.n_used / session.n_ctx / 1e6
+print(json.dumps({"activations_mb": peak - before - cache}))
+"""
 
 
 def _prefill_speed(sample: dict[str, Any]) -> float:
@@ -142,6 +183,7 @@ def main(
     for name, stage in ask["timings_ms"].items():
         click.echo(f"  {name:>16} {stage['median']:10.1f} ms")
     click.echo(f"budget, for the {result['class_gb']} GB class:")
+    click.echo(f"  activations {result['budget']['activations_mb']:.0f} MB")
     for name, mb in result["budget"]["whole_mb"].items():
         click.echo(f"  with a {name} cache: {mb:.0f} MB")
     if out:

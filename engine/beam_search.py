@@ -36,12 +36,12 @@ class BeamSearch:
 
     def __post_init__(self) -> None:
         if not (
-            self.n_beams >= 1
+            self.n_beams >= 2
             and -float("inf") < self.length_penalty < float("inf")
             and 0 < self.repetition_penalty < float("inf")
         ):
             raise ValueError(
-                "expected n_beams >= 1, a finite length_penalty and repetition_penalty > 0,"
+                "expected n_beams >= 2 (one is greedy), a finite length_penalty and repetition_penalty > 0,"
                 f" got {self}"
             )
 

@@ -253,14 +253,6 @@ def test_beams_come_as_soon_as_they_agree(engine: Engine) -> None:
         assert session.n_used < n_used  # the branches are gone
 
 
-def test_one_beam_is_greedy(engine: Engine) -> None:
-    with engine.session() as session:
-        session.hear(read_audio(audio("s7p3")).pcm)
-        greedy = session.ask(task="asr", max_new_tokens=12).all_ids()
-        beam = session.ask(task="asr", sampling=BeamSearch(n_beams=1), max_new_tokens=12)
-        assert beam.all_ids() == greedy
-
-
 def test_beams_end_where_the_context_ends(engine: Engine) -> None:
     with engine.session(n_ctx=140) as session:
         session.hear(read_audio(audio("s0p2")).pcm)

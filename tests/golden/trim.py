@@ -43,6 +43,7 @@ def trim(full: Path, out: Path) -> None:
             soundfile.write(out / "audio" / f"{clip}.flac", pcm, rate)
     for name in ("_beats_buckets.npz", "_lora_scale_s0p2.npz"):
         shutil.copyfile(full / "vectors" / name, out / "vectors" / name)
+    shutil.copyfile(full.parent / "fullsize_keys.json", out / "fullsize_keys.json")
     manifest = json.loads((full / "vectors" / "manifest.json").read_text("utf-8"))
     manifest["sets"] = {clip: manifest["sets"][clip] for clip in ALL_CLIPS}
     manifest.pop("batch2")
