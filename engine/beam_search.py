@@ -41,8 +41,8 @@ class BeamSearch:
             and 0 < self.repetition_penalty < float("inf")
         ):
             raise ValueError(
-                "expected n_beams >= 2 (one is greedy), a finite length_penalty and repetition_penalty > 0,"
-                f" got {self}"
+                "expected n_beams >= 2 (one is greedy), a finite length_penalty and"
+                f" repetition_penalty > 0, got {self}"
             )
 
 

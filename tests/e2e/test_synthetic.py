@@ -22,7 +22,7 @@ from kokanee.benchmarks.synthetic import (
 from kokanee.export.llama_tokenizer import llama_tokenizer
 
 OFFICIAL: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "golden" / "salmonn" / "fullsize_keys.json").read_text("utf-8")
+    (Path(__file__).parents[1] / "golden" / "salmonn" / "fullsize_keys.json").read_text("utf-8")
 )
 
 
