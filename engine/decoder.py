@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .embedding import Embedding
 from .errors import DeviceError
-from .kv_cache import KVCache
+from .kv_cache import KVCache, untouched_zeros
 from .manifest import Dims
 from .onnx import Binding, cuda_array
 
@@ -57,7 +57,7 @@ class Decoder:
             n_ctx=n_ctx,
             d_head=dims.d_head,
             dtype=binding.inputs["past_key_values.0.key"],
-            allocate=cuda_array if on_cuda else np.zeros,
+            allocate=cuda_array if on_cuda else untouched_zeros,
         )
         # The float16 graph does without: CUDA's attention operator takes no bias.
         self._has_branches = "attention_bias" in binding.inputs
