@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+ENCODERS = ("speech_encoder", "audio_encoder", "connector")
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- figures: python -m kokanee.benchmarks.tables README.md -->", "<!-- /figures -->"
 
@@ -20,7 +21,13 @@ def figures(results: Path = RESULTS) -> str:
     """The markdown between the markers."""
     read = {path.stem: json.loads(path.read_text("utf-8")) for path in results.glob("*.json")}
     quality, ask, decode = (read[f"{name}_nano"] for name in ("quality", "ask", "decode"))
-    return "\n\n".join([_quality(quality), _ask(ask), _decode(decode)])
+    full = [read[f"fullsize_{size}"] for size in ("7b", "13b")]
+    return "\n\n".join(
+        [
+            *(_quality(quality), _ask(ask), _decode(decode)),
+            *(_fullsize(full), _encode(read["encode_large"]), _schemes(read["schemes_golden"])),
+        ]
+    )
 
 
 def rewritten(text: str, results: Path = RESULTS) -> str:
@@ -117,6 +124,87 @@ def _decode(decode: dict[str, Any]) -> str:
         f"{decode['threads']} threads, {decode['n_prompt']} tokens of prompt, {decode['n_tokens']}"
         f" decoded, {decode['rounds']} interleaved rounds in one process; trust the ratios, the"
         " machine was shared. `python -m kokanee.benchmarks.decode`"
+    )
+
+
+def _fullsize(sizes: list[dict[str, Any]]) -> str:
+    def median(size: dict[str, Any], stage: str) -> float:
+        return float(size["ask"]["timings_ms"][stage]["median"]) / 1e3
+
+    rows: list[tuple[Any, ...]] = [
+        ("build from float16 shards", *(f"{s['build']['wall_s']:.0f} s" for s in sizes)),
+        ("peak memory of the build", *(_gb(s["build"]["peak_rss_mb"]) for s in sizes)),
+        ("bundle", *(_gb(s["bundle_mb"]) for s in sizes)),
+        ("verify and open", *(f"{median(s, 'verify') + median(s, 'load'):.1f} s" for s in sizes)),
+        (
+            "encode 30 s of sound",
+            *(f"{sum(median(s, x) for x in ENCODERS):.1f} s" for s in sizes),
+        ),
+    ]
+    for what in ("prefill", "decode"):
+        speeds = [s["ask"][f"{what}_tokens_per_s"]["median"] for s in sizes]
+        rows.append((f"{what}, tokens/s", *(f"**{speed:.1f}**" for speed in speeds)))
+    peaks = [s["ask"] for s in sizes]
+    rows.append(("peak memory of an answer", *(_gb(p["peak_rss_mb"]["median"]) for p in peaks)))
+    rows.append(
+        ("the same to the bundle's size", *(f"{p['peak_rss_to_bundle']:.2f}" for p in peaks))
+    )
+    for kind in ("float32", "float16"):
+        whole = []
+        for size in sizes:
+            caches = {k: v for k, v in size["budget"]["whole_mb"].items() if k.startswith(kind)}
+            name = max(caches, key=lambda k: caches[k])
+            whole.append(f"{_gb(caches[name])} ({name.partition(', ')[2]})")
+        rows.append((f"budget with the whole {kind} cache", *whole))
+    machine = sizes[0]["machine"]
+    head = "| synthetic SALMONN, int4, encoders int8 | 7B | 13B |"
+    return (
+        "### SALMONN at full size\n\n"
+        f"{_table(head, rows)}\n\n"
+        f"Official names, shapes and shards, random weights, on {machine['n_cpus']} cores of an"
+        f" {machine['cpu']} with {', '.join(machine['instructions'])}."
+        f" `{sizes[0]['command'].replace('7b', '7b|13b')}`"
+    )
+
+
+def _gb(mb: float) -> str:
+    return f"{mb / 1e3:.1f} GB"
+
+
+def _encode(encode: dict[str, Any]) -> str:
+    names = {"PyTorch": "PyTorch, float32", "none": "float32", "fp16": "stored as float16"}
+    rows = [
+        (
+            names.get(name, name),
+            f"{row['seconds']['median']:.1f} s",
+            f"{row['faster_than_pytorch']['median']:.1f}",
+            f"{row['relative_error']:.1e}",
+            f"{row['least_cosine']:.5f}",
+        )
+        for name, row in encode["results"].items()
+    ]
+    head = "| 30 s of sound to soft tokens | time | x PyTorch | relative error | least cosine |"
+    return (
+        "### Encoders beside the reference's PyTorch modules\n\n"
+        f"{_table(head, rows)}\n\n"
+        f"Whisper-large-v2 and BEATs sizes, random weights, {encode['threads']} threads,"
+        f" {encode['rounds']} alternating rounds in one process. `{encode['command']}`"
+    )
+
+
+def _schemes(schemes: dict[str, Any]) -> str:
+    rows = [
+        (name, f"{row['relative_error']:.3f}", f"{row['top1_agreement']:.1%}")
+        for name, row in schemes["results"].items()
+    ]
+    head = "| LLM scheme | error of the logits | same next token |"
+    return (
+        "### What an LLM scheme changes\n\n"
+        f"{_table(head, rows)}\n\n"
+        f"Against the float bundle on the golden set ({schemes['n_clips']} clips,"
+        f" {schemes['n_positions']} positions); soft tokens are equal to the bit. The golden LLM is a"
+        " tiny random one, whose next token is nearly a draw: this ranks the schemes, a trained model"
+        f" agrees far more often. `{schemes['command']}`"
     )
 
 

@@ -12,11 +12,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kokanee.engine import Engine, KokaneeError, Sampling, Session, read_audio
+    from kokanee.engine import (
+        BeamSearch,
+        Engine,
+        KokaneeError,
+        Sampling,
+        Session,
+        read_audio,
+    )
     from kokanee.export.nano import build_nano
 
 __version__ = "0.1.0"
 __all__ = [
+    "BeamSearch",
     "Engine",
     "KokaneeError",
     "Sampling",
