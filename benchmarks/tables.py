@@ -156,6 +156,7 @@ def _fullsize(sizes: list[dict[str, Any]]) -> str:
             name = max(caches, key=lambda k: caches[k])
             whole.append(f"{_gb(caches[name])} ({name.partition(', ')[2]})")
         rows.append((f"budget with the whole {kind} cache", *whole))
+    rows.append(("positions of a float32 cache in the class", *(_fitting(s) for s in sizes)))
     machine = sizes[0]["machine"]
     head = "| synthetic SALMONN, int4, encoders int8 | 7B | 13B |"
     return (
@@ -165,6 +166,15 @@ def _fullsize(sizes: list[dict[str, Any]]) -> str:
         f" {machine['cpu']} with {', '.join(machine['instructions'])}."
         f" `{sizes[0]['command'].replace('7b', '7b|13b')}`"
     )
+
+
+def _fitting(size: dict[str, Any]) -> str:
+    """How long a float32 cache may be in 8 GB (7B) or 12 GB (13B), as the CPU has it."""
+    budget = size["budget"]
+    name = next(k for k in budget["cache_mb"] if k.startswith("float32, 2048"))
+    position_mb = budget["cache_mb"][name] / 2048
+    free = size["class_gb"] * 1e3 - (budget["whole_mb"][name] - budget["cache_mb"][name])
+    return f"{free / position_mb:.0f} in {size['class_gb']} GB"
 
 
 def _gb(mb: float) -> str:
@@ -202,9 +212,9 @@ def _schemes(schemes: dict[str, Any]) -> str:
         "### What an LLM scheme changes\n\n"
         f"{_table(head, rows)}\n\n"
         f"Against the float bundle on the golden set ({schemes['n_clips']} clips,"
-        f" {schemes['n_positions']} positions); soft tokens are equal to the bit. The golden LLM is a"
-        " tiny random one, whose next token is nearly a draw: this ranks the schemes, a trained model"
-        f" agrees far more often. `{schemes['command']}`"
+        f" {schemes['n_positions']} positions); soft tokens are equal to the bit. The golden LLM is"
+        " a tiny random one, whose next token is nearly a draw: this ranks the schemes, a trained"
+        f" model agrees far more often. `{schemes['command']}`"
     )
 
 

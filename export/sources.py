@@ -147,7 +147,7 @@ def room_for(folder: Path, n_bytes: int) -> None:
     if free < n_bytes:
         raise CacheError(
             f"{folder}: {n_bytes / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free;"
-            " free some space or choose another folder with --cache-dir"
+            " free some space or choose another folder"
         )
 
 
@@ -171,7 +171,7 @@ class writing:  # noqa: N801 - used as a statement: `with writing(folder):`
         ):
             raise CacheError(
                 f"cannot write to {self.folder}: {os.strerror(error.errno)};"
-                " free some space or choose another folder with --cache-dir"
+                " free some space or choose another folder"
             ) from error
 
 

@@ -273,6 +273,16 @@ def test_another_vicuna_is_warned_about() -> None:
     assert "v1.1" in str(vicuna_warning(config(5120, 1e-5, 4096)))
 
 
+def test_a_warning_is_said_and_the_bundle_made(
+    build: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kokanee.export.salmonn.vicuna_warning", lambda config: "another Vicuna")
+    result = build()
+    assert result.code == 0
+    assert "kokanee: warning: " in result.err
+    assert "llama: another Vicuna\n" in result.err
+
+
 # --- refused -------------------------------------------------------------------------------------
 
 
