@@ -227,8 +227,13 @@ class Values:
             is_norm, spread = True, 0.1
         pool = self._half if dtype == "float16" else self._pool
         n = int(np.prod(shape))
-        at = int(self._rng.integers(max(1, _POOL - n)))
-        values: npt.NDArray[Any] = np.resize(pool[at:], n)
+        # Every tensor its own: ONNX Runtime keeps equal ones once, and memory would look too small.
+        if n < _POOL // 2:
+            at = int(self._rng.integers(_POOL - n))
+            values: npt.NDArray[Any] = pool[at : at + n]
+        else:
+            at = int(self._rng.integers(_POOL))
+            values = np.resize(np.concatenate([pool[at:], pool[:at]]), n)
         values = values * pool.dtype.type(spread)
         if is_norm:
             values += pool.dtype.type(1)

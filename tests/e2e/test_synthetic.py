@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from kokanee.benchmarks.synthetic import (
     N_PIECES,
+    Values,
     beats_shapes,
     llm_shapes,
     salmonn_shapes,
@@ -70,3 +72,13 @@ def test_its_tokenizer_is_one_of_llamas_kind(tmp_path: Path) -> None:
     assert tokenizer.get_vocab_size() == N_PIECES
     ids = tokenizer.encode("the cat, at 9", add_special_tokens=False).ids
     assert tokenizer.decode(ids) == "the cat, at 9"
+
+
+def test_no_two_tensors_are_equal() -> None:
+    """Large ones were all the same stretch, which ONNX Runtime then kept in memory once."""
+    values = Values()
+    for n in (64, 4096, 1 << 24, (1 << 24) + 5000):
+        one, other = (values("x.weight", (n,), "float16") for _ in range(2))
+        assert one.shape == (n,)
+        assert not np.array_equal(one, other)
+        assert not np.shares_memory(one, other)
