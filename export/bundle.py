@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from kokanee import __version__
 from kokanee.engine import manifest as m
 from kokanee.engine.errors import CacheError
+from kokanee.engine.features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
 from kokanee.engine.manifest import GRAPHS, Manifest
 from kokanee.quant.schemes import BLOCKWISE
 
@@ -23,6 +24,14 @@ from .fill import Filled, Tensor, fill
 from .layout import Layout
 from .sources import Progress, room_for, writing
 
+FRONT_END = m.FrontEnd(
+    sample_rate=SAMPLE_RATE,
+    hop=HOP,
+    n_mels=80,
+    n_fbank=N_FBANK,
+    fbank_mean=FBANK_MEAN,
+    fbank_std=FBANK_STD,
+)  # the one that the engine computes
 TOKENIZER = "tokenizer.json"
 TABLE = "embedding"  # layout of a token embedding that no graph holds
 _LOCK, _STATE = ".lock", ".state.json"

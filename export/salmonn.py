@@ -17,11 +17,9 @@ from typing import Literal
 
 from kokanee import __version__
 from kokanee.engine.errors import CheckpointError
-from kokanee.engine.features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
 from kokanee.engine.manifest import (
     FORMAT,
     Dims,
-    FrontEnd,
     Lora,
     Manifest,
     Policy,
@@ -31,7 +29,7 @@ from kokanee.engine.manifest import (
 )
 
 from .audio_encoder import audio_encoder
-from .bundle import TABLE, Description, Workspace, write_bundle
+from .bundle import FRONT_END, TABLE, Description, Workspace, write_bundle
 from .checkpoint import Checkpoint, Entry, Unpickler, check_shapes, listed
 from .connector import connector
 from .graph import Graph
@@ -320,14 +318,7 @@ def _description(
             n_vocab=c.n_vocab,
             n_positions=c.n_positions,
         ),
-        front_end=FrontEnd(
-            sample_rate=SAMPLE_RATE,
-            hop=HOP,
-            n_mels=80,
-            n_fbank=N_FBANK,
-            fbank_mean=FBANK_MEAN,
-            fbank_std=FBANK_STD,
-        ),
+        front_end=FRONT_END,
         policy=Policy(
             min_s=1.0,
             max_s=options.pad_to_s or _UNPADDED_S,

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from kokanee.engine import features
-from kokanee.engine.manifest import Dims, FrontEnd, Lora, Manifest, Policy, PromptFormat
+from kokanee.engine.manifest import Dims, Lora, Manifest, Policy, PromptFormat
 from kokanee.export.audio_encoder import audio_encoder
-from kokanee.export.bundle import Description, Workspace, write_bundle
+from kokanee.export.bundle import FRONT_END, Description, Workspace, write_bundle
 from kokanee.export.connector import connector
 from kokanee.export.dims import BeatsDims, QFormerDims, WhisperDims
 from kokanee.export.graph import Graph
@@ -136,14 +135,7 @@ def tiny_bundle(
                 name="tiny",
                 command="pytest",
                 dims=DIMS,
-                front_end=FrontEnd(
-                    sample_rate=features.SAMPLE_RATE,
-                    hop=features.HOP,
-                    n_mels=80,
-                    n_fbank=features.N_FBANK,
-                    fbank_mean=features.FBANK_MEAN,
-                    fbank_std=features.FBANK_STD,
-                ),
+                front_end=FRONT_END,
                 policy=policy,
                 prompt=PromptFormat(
                     template="<|im_start|>user\n<SpeechHere>\n{}<|im_end|>\n<|im_start|>assistant\n",

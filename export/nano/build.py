@@ -15,13 +15,11 @@ from typing import Literal, cast
 from safetensors.numpy import load_file
 
 from kokanee import __version__
-from kokanee.engine.features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
 from kokanee.engine.manifest import (
     FILE_NAME,
     FORMAT,
     GRAPHS,
     Dims,
-    FrontEnd,
     Lora,
     Parity,
     Policy,
@@ -29,7 +27,7 @@ from kokanee.engine.manifest import (
     Source,
     sha256,
 )
-from kokanee.export.bundle import Description, Workspace, write_bundle
+from kokanee.export.bundle import FRONT_END, Description, Workspace, write_bundle
 from kokanee.export.ct2 import WhisperEncoderWeights
 from kokanee.export.fill import Tensor
 from kokanee.export.gguf import LlamaWeights, open_gguf
@@ -57,14 +55,6 @@ DIMS = Dims(
     d_head=64,
     n_vocab=49152,
     n_positions=8192,
-)
-FRONT_END = FrontEnd(
-    sample_rate=SAMPLE_RATE,
-    hop=HOP,
-    n_mels=80,
-    n_fbank=N_FBANK,
-    fbank_mean=FBANK_MEAN,
-    fbank_std=FBANK_STD,
 )
 POLICY = Policy(
     min_s=1.0,
