@@ -54,7 +54,7 @@ def test_the_second_build_finds_the_first(nano: Path) -> None:
 def test_committed_topologies_are_what_the_code_makes(tmp_path: Path) -> None:
     save(tmp_path)
     made = sorted(path.name for path in tmp_path.iterdir())
-    assert len(made) == 8
+    assert len(made) == 12  # two topologies and a layout for each graph
     for name in made:
         assert (tmp_path / name).read_bytes() == (HERE / name).read_bytes(), name
 
