@@ -65,7 +65,8 @@ def measure(size: str, work: Path, llm_quant: str, encoder_quant: str, runs: int
     stages = samples[0]["timings_ms"]
     return {
         "what": f"synthetic SALMONN-{size.upper()}, LLM {llm_quant}, encoders {encoder_quant}",
-        "command": f"python -m kokanee.benchmarks.fullsize --size {size} --work FOLDER",
+        "command": f"python -m kokanee.benchmarks.fullsize --size {size} --work FOLDER"
+        + ("" if llm_quant == "int4" else f" --llm-quant {llm_quant}"),
         "bundle_mb": bundle_mb,
         "build": {"wall_s": built["wall_s"], "peak_rss_mb": built["peak_rss_mb"]},
         "ask": {
