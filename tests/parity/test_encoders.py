@@ -115,7 +115,8 @@ def test_the_speech_encoder_takes_any_length(
     check_parity("speech", {"y": got}, {"y": want}, tolerance=TOLERANCE, against="PyTorch")
 
 
-@pytest.mark.parametrize("n_frames", [16, 98, 777, 2998])
+# 8, 48, 128, 136, 384, 1496 patches: one block of queries, full or not, and several, padded or not.
+@pytest.mark.parametrize("n_frames", [16, 98, 256, 272, 777, 2998])
 def test_the_audio_encoder_takes_any_length(
     n_frames: int, beats_dims: BeatsDims, sessions: dict[str, ort.InferenceSession]
 ) -> None:
