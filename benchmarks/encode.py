@@ -29,7 +29,7 @@ from kokanee.export.checkpoint import Checkpoint, Unpickler, read_json
 from kokanee.export.connector import connector
 from kokanee.export.fill import fill
 from kokanee.export.official import Beats, Salmonn, Whisper, read_beats, read_salmonn, read_whisper
-from kokanee.export.salmonn import ENCODER_PACKINGS
+from kokanee.export.requantize import ENCODER_PACKINGS
 from kokanee.export.speech_encoder import speech_encoder
 
 from .machine import machine, spread

@@ -19,12 +19,12 @@ import numpy as np
 
 from kokanee.engine import Engine, read_audio
 from kokanee.export.checkpoint import read_json
-from kokanee.export.salmonn import LlmQuant, Options, Parts, build_salmonn
+from kokanee.export.salmonn import Options, Parts, build_salmonn
 
 from .machine import machine
 
-FLOATS: LlmQuant = "none"
-SCHEMES: tuple[LlmQuant, ...] = (FLOATS, "int8", "int4", "int8_block128", "int4_block128")
+FLOATS = "none"
+SCHEMES = (FLOATS, "int8", "int8_block32", "int4", "int4_block128", "gptq4", "gptq4_block128")
 
 
 def measure(folder: Path) -> dict[str, Any]:

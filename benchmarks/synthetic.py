@@ -31,9 +31,9 @@ import numpy.typing as npt
 
 from kokanee.export.audio_encoder import audio_encoder
 from kokanee.export.connector import connector
-from kokanee.export.dims import BeatsDims, QFormerDims, WhisperDims
+from kokanee.export.dims import BeatsDims, LlamaConfig, QFormerDims, WhisperDims
 from kokanee.export.graph import Graph
-from kokanee.export.llm import EMBEDDING, LlamaConfig, build_llm
+from kokanee.export.llm import EMBEDDING, build_llm
 from kokanee.export.speech_encoder import speech_encoder
 
 Shape = tuple[int, ...]

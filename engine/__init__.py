@@ -11,6 +11,7 @@ from .engine import Engine
 from .errors import (
     AudioFormatError,
     CacheError,
+    CalibrationError,
     CheckpointError,
     ContextFull,
     DeviceError,
@@ -31,6 +32,7 @@ __all__ = [
     "AudioLimits",
     "BeamSearch",
     "CacheError",
+    "CalibrationError",
     "CheckpointError",
     "ContextFull",
     "DeviceError",

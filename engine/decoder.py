@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Decoder:
         n_ctx: int,
         lora_scale: float,
         on_cuda: bool = False,
+        kv_scales: Mapping[str, F32] | None = None,
     ) -> None:
         """Allocate the cache and bind it.
 
@@ -49,6 +50,7 @@ class Decoder:
             n_ctx: positions of the cache.
             lora_scale: what the adapter's output is multiplied by.
             on_cuda: keep the cache in the GPU's memory, where the graph runs.
+            kv_scales: unit of every channel of an int8 cache, by the graph's input names.
         """
         binding = Binding(graph)
         self.cache = KVCache(
@@ -75,6 +77,8 @@ class Decoder:
         binding.input("total_sequence_length", self._total)
         binding.input("lora_scale", self._lora_scale)
         self._ask_for(1)
+        for name, scales in (kv_scales or {}).items():
+            binding.input(name, scales)
         for i, pair in enumerate(self.cache.layers):
             for kv, array in zip(("key", "value"), pair, strict=True):
                 binding.input(f"past_key_values.{i}.{kv}", array)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from .decoder import Decoder
@@ -24,6 +28,9 @@ from .session import Session
 
 F32 = npt.NDArray[np.float32]
 Device = Literal["auto", "cpu", "cuda"]
+Cache = Literal["auto", "float32", "int8"]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_N_CTX = 2048  # positions; about five minutes of audio at six soft tokens a second
 
@@ -45,20 +52,31 @@ class Engine:
         tokenizer: Tokenizer,
         timings_ms: dict[str, float],
         on_cuda: bool = False,
+        kv_scales: Mapping[str, F32] | None = None,
     ) -> None:
         self.manifest = manifest
         self.encoders = encoders
         self.timings_ms = timings_ms
         """Milliseconds: "verify" and "load"."""
+        self.notes = tuple(_notes(manifest))
+        """What a user should know of this bundle's quality; empty: its receipt is in order."""
+        for note in self.notes:
+            _log.warning("%s", note)
         self._llm = llm
         self._embedding = embedding
         self._tokenizer = tokenizer
         self._on_cuda = on_cuda
+        self._kv_scales = kv_scales
         self._closed = False
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, device: Device = "auto", threads: int | None = None
+        cls,
+        folder: str | Path,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        kv_cache: Cache = "auto",
     ) -> Engine:
         """Open a bundle.
 
@@ -67,11 +85,14 @@ class Engine:
             device: "cuda", "cpu", or "auto": CUDA where it starts, else the CPU. On CUDA all four
                 graphs are the bundle's float16 ones.
             threads: CPU threads a graph may use; every core by default.
+            kv_cache: "int8" takes a quarter of the memory and decodes faster behind a long prompt,
+                "float32" is exact. By default int8 where the bundle has units for it. On CUDA the
+                cache is float16.
 
         Raises:
             ManifestError: the bundle is incomplete, altered, or made for another version.
             DeviceError: CUDA was asked for and does not start here, or the bundle has no graphs
-                for it.
+                for it, or no int8 cache.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -80,11 +101,12 @@ class Engine:
         verify_files(folder, manifest)
         verified = time.perf_counter()
         on_cuda = _cuda_starts(folder, manifest, device)
+        kv_scales = None if on_cuda else _kv_scales(folder, manifest, kv_cache)
         # One after the other, the largest first: each keeps a second copy of its weights while it
         # repacks them, and side by side those copies would make the peak (47 MB more for nano).
         graphs = {
             name: open_graph(
-                folder / _file(manifest, name, on_cuda),
+                folder / _file(manifest, name, on_cuda, kv_scales is not None),
                 device="cuda" if on_cuda else "cpu",
                 threads=threads,
                 arena=name == "llm",
@@ -113,6 +135,7 @@ class Engine:
                 "load": (time.perf_counter() - verified) * 1e3,
             },
             on_cuda=on_cuda,
+            kv_scales=kv_scales,
         )
 
     def __enter__(self) -> Engine:
@@ -234,7 +257,46 @@ class Engine:
             n_ctx=n_ctx,
             lora_scale=self.manifest.lora.scale if lora_scale is None else lora_scale,
             on_cuda=self._on_cuda,
+            kv_scales=self._kv_scales,
         )
+
+
+def _notes(manifest: Manifest) -> list[str]:
+    """What the receipt says against a bundle, and what to do."""
+    name, receipt = manifest.name, manifest.receipt
+    if receipt is None:
+        return [
+            f"{name} has no receipt: nobody measured what its quantization did; `kokanee quantize`"
+            " and `kokanee build` measure"
+        ]
+    mend = "; `kokanee inspect` has the figures, `kokanee quantize` other schemes"
+    return [f"{name}: {complaint}{mend}" for complaint in receipt.complaints()]
+
+
+def _kv_scales(folder: Path, manifest: Manifest, kv_cache: Cache) -> dict[str, F32] | None:
+    """Units of the int8 cache; None: the cache is a float one."""
+    kept = manifest.int8_cache
+    if kv_cache == "float32" or (kv_cache == "auto" and kept is None):
+        return None
+    if kept is None:
+        raise DeviceError(
+            f"{manifest.name} has no units for an int8 cache; make a bundle that has with"
+            " `kokanee quantize`, or choose --kv-cache float32"
+        )
+    try:
+        scales: dict[str, F32] = load_file(folder / kept.scales)
+    except (OSError, SafetensorError) as error:
+        raise ManifestError(f"{kept.scales}: {error}; build the bundle again") from None
+    dims = manifest.dims
+    for i in range(dims.n_layers):
+        for kv in ("key", "value"):
+            got = scales.get(f"{kv}_scale.{i}")
+            if got is None or got.shape != (dims.n_kv_heads * dims.d_head,) or got.dtype != "<f4":
+                raise ManifestError(
+                    f"{kept.scales}: {kv}_scale.{i}: expected float32"
+                    f" [{dims.n_kv_heads * dims.d_head}]; build the bundle again"
+                )
+    return scales
 
 
 def _cuda_starts(folder: Path, manifest: Manifest, device: Device) -> bool:
@@ -250,8 +312,10 @@ def _cuda_starts(folder: Path, manifest: Manifest, device: Device) -> bool:
     return True
 
 
-def _file(manifest: Manifest, name: str, on_cuda: bool) -> str:
+def _file(manifest: Manifest, name: str, on_cuda: bool, int8_cache: bool = False) -> str:
     graph = manifest.graphs[name]
+    if int8_cache and name == "llm" and manifest.int8_cache is not None:
+        return manifest.int8_cache.graph
     if not on_cuda:
         return graph.file
     if graph.half is None:

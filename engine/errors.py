@@ -4,6 +4,7 @@
     +-- AudioFormatError      the sound cannot be used: convert or shorten it
     +-- ManifestError         the bundle is broken: build or fetch it again
     +-- CheckpointError       weights with other names or shapes than the model's
+    +-- CalibrationError      a calibration set is empty, too short or unreadable
     +-- ParityError           a graph disagrees with its reference
     |   +-- NameMismatch
     |   +-- ShapeMismatch
@@ -32,6 +33,10 @@ class ManifestError(KokaneeError):
 
 class CheckpointError(KokaneeError):
     """Weights lack a tensor, have one too many, or one of another shape: take the right file."""
+
+
+class CalibrationError(KokaneeError):
+    """A calibration set is empty, too short, or not readable: give more, or another file."""
 
 
 class ParityError(KokaneeError):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from .errors import ManifestError
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 SPEECH_HERE = "<SpeechHere>"
 GRAPHS = ("speech_encoder", "audio_encoder", "connector", "llm")
@@ -163,6 +163,93 @@ class Parity:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Cache:
+    """The LLM with keys and values kept as signed bytes."""
+
+    graph: str
+    scales: str  # safetensors: unit of every channel, float32 [n_kv_heads * d_head] a layer
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Next-token distributions of an LLM beside a more exact one's, over the same positions."""
+
+    n_positions: int
+    kl: float  # mean Kullback-Leibler divergence from the exact one, in nats
+    top1: float  # share of positions with the same likeliest token
+    perplexity: float
+    perplexity_exact: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SoftTokens:
+    """Soft tokens of a sound beside those of the exact encoders."""
+
+    n_soft_tokens: int
+    least_cosine: float
+    snr_db: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What answering took where the receipt was made."""
+
+    n_bytes: int  # of the bundle
+    peak_rss_mb: float  # of a process that hears and answers
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    threads: int
+    machine: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a receipt may say at most before a bundle is opened with a note."""
+
+    kl: float
+    least_cosine: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What storing a model in few bits did to it, and what it costs."""
+
+    against: str  # what the exact model was
+    method: str  # how the LLM's codes were chosen, and from what they were calibrated
+    llm: dict[str, Agreement]  # on "text" and on "audio" prompts, with the cache it opens with
+    int8_cache: dict[str, Agreement]  # beside the float32 cache, same weights
+    soft_tokens: SoftTokens | None
+    cost: Cost | None
+    limits: Limits
+
+    @classmethod
+    def from_json(cls, kept: Any) -> Receipt:
+        """Parse strictly what a manifest keeps.
+
+        Raises:
+            ManifestError: an unknown or missing key, or a value of the wrong type.
+        """
+        receipt = _decode(cls, kept, "receipt")
+        assert isinstance(receipt, cls)
+        return receipt
+
+    def complaints(self) -> list[str]:
+        """Each limit that is not kept, in a sentence."""
+        said = [
+            f"next tokens differ from the exact model's: KL {a.kl:.2f} on {name}, the limit is"
+            f" {self.limits.kl:g}"
+            for name, a in self.llm.items()
+            if not a.kl <= self.limits.kl
+        ]
+        if self.soft_tokens and not self.soft_tokens.least_cosine >= self.limits.least_cosine:
+            said.append(
+                f"soft tokens differ from the exact encoders': cosine"
+                f" {self.soft_tokens.least_cosine:.3f}, the limit is {self.limits.least_cosine:g}"
+            )
+        return said
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All of `manifest.json`."""
 
@@ -175,13 +262,16 @@ class Manifest:
     policy: Policy
     prompt: PromptFormat
     lora: Lora
+    architecture: dict[str, Any]  # of `export`, which makes the topologies again from it
     graphs: dict[str, Graph]
+    int8_cache: Int8Cache | None  # None: there is only the float32 cache
     embedding: Table
     tokenizer: str
     files: dict[str, File]
     sources: tuple[Source, ...]
     parity: dict[str, Parity]
     quality: dict[str, Any]
+    receipt: Receipt | None  # None: nobody measured
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -193,6 +283,8 @@ class Manifest:
             raise ManifestError(f"graphs: expected {sorted(GRAPHS)}, got {sorted(self.graphs)}")
         named = [g.file for g in self.graphs.values()] + [self.embedding.file, self.tokenizer]
         named += [g.half for g in self.graphs.values() if g.half is not None]
+        if self.int8_cache is not None:
+            named += [self.int8_cache.graph, self.int8_cache.scales]
         for name in named:
             if name not in self.files:
                 raise ManifestError(f"files: {name} is used but not listed")

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +21,7 @@ from kokanee.engine.manifest import GRAPHS, Manifest
 from kokanee.quant.schemes import BLOCKWISE
 
 from .fill import Filled, Tensor, fill
-from .layout import Layout
+from .layout import TABLE, Layout
 from .sources import Progress, room_for, writing
 
 FRONT_END = m.FrontEnd(
@@ -33,7 +33,8 @@ FRONT_END = m.FrontEnd(
     fbank_std=FBANK_STD,
 )  # the one that the engine computes
 TOKENIZER = "tokenizer.json"
-TABLE = "embedding"  # layout of a token embedding that no graph holds
+KV_SCALES = "kv_scales.safetensors"
+INT8_CACHE = "llm.kv8.onnx"
 _LOCK, _STATE = ".lock", ".state.json"
 
 
@@ -51,6 +52,13 @@ class Description:
     sources: tuple[m.Source, ...]
     parity: dict[str, m.Parity]
     quality: dict[str, Any]
+    architecture: dict[str, Any]
+    receipt: m.Receipt | None = None
+
+
+Finish = Callable[[Path, m.Manifest], m.Manifest]
+"""Sees a bundle that is whole but not yet in its place; the manifest it shall have. A file it adds
+is not listed yet: `with_file` does."""
 
 
 class Workspace:
@@ -132,7 +140,10 @@ class Workspace:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # nothing there, or nothing that can be gone on with
         for path in self.folder.iterdir():
-            if path.is_file() and path.name != _LOCK:
+            if path.is_dir():
+                if path != self.spill:
+                    shutil.rmtree(path)
+            elif path.name != _LOCK:
                 path.unlink()
         self._save()
 
@@ -164,10 +175,12 @@ def write_bundle(
     description: Description,
     *,
     topology: Path,
-    checkpoints: Mapping[str, Mapping[str, Tensor]],
+    checkpoints: Mapping[str, Mapping[str, Tensor] | Callable[[Path], Mapping[str, Tensor]]],
     embedding: str,
     tokenizer: str,
     progress: Progress,
+    kv_scales: Path | None = None,
+    finish: Finish | None = None,
 ) -> Manifest:
     """Fill every graph's weight file, describe the lot, and move it to where it belongs.
 
@@ -177,55 +190,91 @@ def write_bundle(
         topology: folder with `<graph>.onnx` and `<graph>.layout.json` for each graph, perhaps
             `<graph>.f16.onnx`; `embedding.layout.json` where the token embedding has a file of its
             own.
-        checkpoints: for each layout, its tensors by name.
+        checkpoints: for each layout, its tensors by name; or a function that makes them once the
+            graphs in front of it and the tokenizer are in the folder it is given.
         embedding: name of the weight that is the token embedding: in the LLM's layout (a tied
             head), or in its own.
         tokenizer: the text of `tokenizer.json`.
         progress: told about every weight file.
+        kv_scales: units of an int8 cache, where they are known already; the topology then has
+            `llm.kv8.onnx`.
+        finish: what is still to be done with the whole bundle.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape.
         CacheError: the disk is full or not writable.
     """
-    names = [*GRAPHS, *([TABLE] if (topology / f"{TABLE}.layout.json").is_file() else [])]
+    table_first = [TABLE] if (topology / f"{TABLE}.layout.json").is_file() else []
+    names = [*table_first, *GRAPHS]
     layouts = {name: Layout.load(topology / f"{name}.layout.json") for name in names}
     with writing(space.folder):
         n_bytes = sum(layout.n_bytes for layout in layouts.values()) + (16 << 20)
         room_for(space.folder, n_bytes - space.n_bytes)
+        graphs = {}
+        for g in GRAPHS:
+            half = f"{g}.f16.onnx" if (topology / f"{g}.f16.onnx").is_file() else None
+            graphs[g] = m.Graph(file=f"{g}.onnx", scheme=scheme(layouts[g]), half=half)
+        others = [f for g in graphs.values() for f in (g.file, g.half) if f is not None]
+        for name in others:
+            shutil.copyfile(topology / name, space.folder / name)
+        (space.folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
         for name, layout in layouts.items():
             if layout.file not in space.done:
+                checkpoint = checkpoints[name]
                 filled = fill(
                     layout,
-                    checkpoints[name],
+                    checkpoint(space.folder) if callable(checkpoint) else checkpoint,
                     space.folder / layout.file,
                     progress=functools.partial(progress, layout.file),
                     resume=space.resumable,
                 )
                 space.note(layout.file, filled)
-        graphs = {}
-        for g in GRAPHS:
-            half = f"{g}.f16.onnx" if (topology / f"{g}.f16.onnx").is_file() else None
-            graphs[g] = m.Graph(file=f"{g}.onnx", scheme=scheme(layouts[g]), half=half)
-        topologies = [f for g in graphs.values() for f in (g.file, g.half) if f is not None]
-        for name in topologies:
-            shutil.copyfile(topology / name, space.folder / name)
-        (space.folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-        files = {layout.file: space.done[layout.file] for layout in layouts.values()}
-        for name in (*topologies, TOKENIZER):
-            path = space.folder / name
-            files[name] = Filled(path.stat().st_size, m.sha256(path))
+        files = {
+            layout.file: m.File(sha256=done.sha256, n_bytes=done.n_bytes)
+            for layout in layouts.values()
+            for done in (space.done[layout.file],)
+        }
+        files |= {name: described(space.folder / name) for name in (*others, TOKENIZER)}
         manifest = Manifest(
             format=m.FORMAT,
             kokanee=__version__,
             graphs=graphs,
+            int8_cache=None,
             embedding=table(layouts[TABLE if TABLE in layouts else "llm"], embedding),
             tokenizer=TOKENIZER,
-            files={n: m.File(sha256=f.sha256, n_bytes=f.n_bytes) for n, f in sorted(files.items())},
+            files=dict(sorted(files.items())),
             **{f.name: getattr(description, f.name) for f in dataclasses.fields(description)},
         )
-        (space.folder / m.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        if kv_scales is not None:
+            shutil.copyfile(kv_scales, space.folder / KV_SCALES)
+            manifest = with_int8_cache(space.folder, manifest, topology)
+        save(space.folder, manifest)
+        if finish is not None:
+            manifest = finish(space.folder, manifest)
+            save(space.folder, manifest)
         space.finish()
     return manifest
+
+
+def with_int8_cache(folder: Path, manifest: Manifest, topology: Path) -> Manifest:
+    """The manifest of a bundle that has its `kv_scales.safetensors` and gets the graph for it."""
+    shutil.copyfile(topology / INT8_CACHE, folder / INT8_CACHE)
+    files = {name: described(folder / name) for name in (INT8_CACHE, KV_SCALES)}
+    return dataclasses.replace(
+        manifest,
+        int8_cache=m.Int8Cache(graph=INT8_CACHE, scales=KV_SCALES),
+        files=dict(sorted((manifest.files | files).items())),
+    )
+
+
+def save(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into a folder that is not in its place yet."""
+    (folder / m.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def described(path: Path) -> m.File:
+    """What the manifest says of a file."""
+    return m.File(sha256=m.sha256(path), n_bytes=path.stat().st_size)
 
 
 def scheme(layout: Layout) -> str:

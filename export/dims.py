@@ -1,8 +1,12 @@
-"""Sizes of the three parts in front of the LLM, under the names their checkpoints use."""
+"""Sizes of the four parts, under the names their checkpoints use, and how each is stored."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kokanee.engine.errors import ManifestError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +52,66 @@ class QFormerDims:
     n_queries: int = 1
     window_frames: int = 17
     stride_frames: int = 17
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaConfig:
+    """Sizes of a LLaMA; the names are config.json's in our spelling."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ffn: int
+    n_vocab: int
+    n_positions: int
+    rope_theta: float
+    rms_epsilon: float
+    tied_head: bool
+    lora_rank: int  # 0: no adapter
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads or self.d_head % 2:
+            raise ValueError(
+                f"expected n_heads a multiple of n_kv_heads and an even d_head, got {self}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """All that the four topologies follow from; a bundle's manifest keeps it."""
+
+    speech_encoder: WhisperDims
+    audio_encoder: BeatsDims
+    connector: QFormerDims
+    llm: LlamaConfig
+    encoder_packing: str  # of Whisper's and BEATs' matrices
+    connector_packing: str
+    llm_packing: str  # of the layers' matrices
+    head_packing: str  # of the LLM's head, and with a tied head of the embedding table
+    table_packing: str | None  # of an embedding table that the head is not; None: tied
+
+    def to_json(self) -> dict[str, Any]:
+        """What a manifest keeps."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Architecture:
+        """Undo `to_json`.
+
+        Raises:
+            ManifestError: it is not what `to_json` makes.
+        """
+        sizes = {
+            "speech_encoder": WhisperDims,
+            "audio_encoder": BeatsDims,
+            "connector": QFormerDims,
+            "llm": LlamaConfig,
+        }
+        try:
+            return cls(**{k: sizes[k](**v) if k in sizes else v for k, v in kept.items()})
+        except (TypeError, ValueError) as error:
+            raise ManifestError(
+                f"architecture: {error}; the bundle was made by another version, build it again"
+            ) from None

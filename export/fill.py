@@ -197,7 +197,11 @@ def _packed(packing: str, value: F32 | Blocks) -> dict[str, npt.NDArray[np.gener
     if not isinstance(value, Blocks):
         value = quant.quantize(value, scheme)
     arrays: dict[str, npt.NDArray[np.generic]] = {"codes": value.codes, "scales": value.scales}
-    return arrays if value.offsets is None else {**arrays, "offsets": value.offsets.T}
+    if value.zeros is not None:
+        arrays["zeros"] = value.packed_zeros
+    if value.offsets is not None:
+        arrays["offsets"] = value.offsets.T
+    return arrays
 
 
 # --- what the layout's transforms mean; their shapes are checked when the layout is made ----------

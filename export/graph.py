@@ -16,7 +16,7 @@ bytes. `fill` makes the weight file from the layout; it must lie beside the grap
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ _DTYPES = {
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
     "bool": TensorProto.BOOL,
 }
 
@@ -49,17 +50,19 @@ _DTYPES = {
 class Graph:
     """A graph under construction."""
 
-    def __init__(self, name: str, *, compute: str = "float32") -> None:
+    def __init__(self, name: str, *, compute: str = "float32", variant: str = "") -> None:
         """Starts empty.
 
         Args:
             name: of the graph and its files.
             compute: "float32", or "float16" for CUDA.
+            variant: name of another topology over the same weights, `<name>.<variant>.onnx`.
         """
         if compute not in ("float32", "float16"):
             raise ValueError(f"compute: expected float32 or float16, got {compute!r}")
         self.name = name
         self.compute = compute
+        self.variant = variant or ("f16" if compute == "float16" else "")
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -125,6 +128,36 @@ class Graph:
     def _fresh(self, op: str) -> str:
         self._n_values += 1
         return f"{op}_{self._n_values}"
+
+    def scan(self, body: Callable[..., str], *slices: tuple[str, str, int], dtype: str) -> str:
+        """What `body` makes of one slice after another, stacked: [n_slices, ...].
+
+        Args:
+            body: called once, with a name for the slice of each input; it may use every value made
+                so far, and takes no weights.
+            slices: inputs as (value, dtype, axis); that axis is equally long in all, and cut away.
+            dtype: of what `body` returns.
+        """
+        names = [self._fresh("Slice") for _ in slices]
+        outer, self._nodes = self._nodes, []
+        made = body(*names)
+        inner, self._nodes = self._nodes, outer
+        graph = helper.make_graph(
+            inner,
+            made,
+            [
+                helper.make_tensor_value_info(name, _DTYPES[of], None)
+                for name, (_, of, _) in zip(names, slices, strict=True)
+            ],
+            [helper.make_tensor_value_info(made, _DTYPES[dtype], None)],
+        )
+        return self.node(
+            "Scan",
+            *(value for value, _, _ in slices),
+            body=graph,
+            num_scan_inputs=len(slices),
+            scan_input_axes=[axis for _, _, axis in slices],
+        )
 
     # --- weights ----------------------------------------------------------------------------------
 
@@ -232,10 +265,11 @@ class Graph:
         scheme = BLOCKWISE[packing]
         w = self.packed(f"{name}.weight", *weights, transforms=join, packing=packing)
         n, k = w.shape
+        zeros = w.part("zeros").name if scheme.zeros else ""
+        optional = (zeros, "", bias) if bias else (zeros,) if zeros else ()
         y = self.node(
             "MatMulNBits",
-            *(x, w.part("codes").name, self._computed(w.part("scales"))),
-            *(("", "", bias) if bias else ()),
+            *(x, w.part("codes").name, self._computed(w.part("scales")), *optional),
             name=f"{name}/matmul",
             domain=CONTRIB,
             K=k,
@@ -303,11 +337,12 @@ class Graph:
     def save(self, folder: Path) -> None:
         """Write `<name>.onnx` and `<name>.layout.json`, the same bytes for the same calls.
 
-        A float16 graph becomes `<name>.f16.onnx` beside the float32 one, whose layout is its own.
+        A float16 graph becomes `<name>.f16.onnx` beside the float32 one, whose layout is its own;
+        so does any other variant.
         """
         data = self.model().SerializeToString(deterministic=True)
-        if self.compute == "float16":
-            (folder / f"{self.name}.f16.onnx").write_bytes(data)
+        if self.variant:
+            (folder / f"{self.name}.{self.variant}.onnx").write_bytes(data)
             return
         (folder / f"{self.name}.onnx").write_bytes(data)
         (folder / f"{self.name}.layout.json").write_text(self.layout().to_json(), encoding="utf-8")

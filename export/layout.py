@@ -23,6 +23,7 @@ from kokanee.engine.errors import ManifestError
 from kokanee.quant.schemes import BLOCKWISE
 
 FORMAT = 1
+TABLE = "embedding"  # name of the layout of a token embedding that no graph holds
 ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 PACKINGS = ("f32", "f16", *BLOCKWISE)
 
@@ -64,7 +65,7 @@ class Part:
     """One array in the file: an initializer of the graph."""
 
     name: str
-    role: str  # "values", "codes", "scales" or "offsets"
+    role: str  # "values", "codes", "scales", "zeros" or "offsets"
     dtype: str
     shape: Shape
     offset: int  # bytes from the start of the file
@@ -188,6 +189,8 @@ def packed_parts(packing: str, shape: Shape) -> list[tuple[str, str, Shape]]:
         ("codes", "uint8", (n_rows, n_blocks, scheme.n_bytes_per_block)),
         ("scales", "float32", (n_rows, n_blocks)),
     ]
+    if scheme.zeros:
+        parts.append(("zeros", "uint8", (n_rows, scheme.n_bytes_of_zeros(shape[1]))))
     # offsets are transposed: the graph multiplies block sums of x with them
     return [*parts, ("offsets", "float32", (n_blocks, n_rows))] if scheme.offset else parts
 

@@ -16,41 +16,24 @@ both and the attention writes the new rows into it. Only the newest rows are rea
 The adapter (LoRA on q and v) is computed in float32 beside the quantized matrix and never merged.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
+from .dims import LlamaConfig
 from .graph import CONTRIB, Graph
 from .layout import Source, key, zeros
 
 NAME = "llm"
 EMBEDDING = "model.embed_tokens.weight"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaConfig:
-    """Sizes of a LLaMA; the names are config.json's in our spelling."""
-
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
-    d_ffn: int
-    n_vocab: int
-    n_positions: int
-    rope_theta: float
-    rms_epsilon: float
-    tied_head: bool
-    lora_rank: int  # 0: no adapter
-
-    def __post_init__(self) -> None:
-        if self.n_heads % self.n_kv_heads or self.d_head % 2:
-            raise ValueError(
-                f"expected n_heads a multiple of n_kv_heads and an even d_head, got {self}"
-            )
+KV = ("key", "value")
 
 
 def build_llm(
-    config: LlamaConfig, *, packing: str, head_packing: str, compute: str = "float32"
+    config: LlamaConfig,
+    *,
+    packing: str,
+    head_packing: str,
+    compute: str = "float32",
+    int8_cache: bool = False,
 ) -> Graph:
     """Build the topology.
 
@@ -64,8 +47,13 @@ def build_llm(
             is looked up from the same bytes, so it must then be 8-bit blocks (or f32 for tests).
         compute: as for `Graph`. The float16 graph has a float16 cache and no attention_bias: the
             CUDA operator takes none, so positions are counted from the cache's length.
+        int8_cache: keys and values are kept as signed bytes, whose unit for every channel is an
+            input (`key_scale.0`, `value_scale.0`, ...), for it is known only when prompts have
+            been seen. For the CPU.
     """
-    c, g = config, Graph(NAME, compute=compute)
+    if int8_cache and compute != "float32":
+        raise ValueError("int8_cache: expected the float32 graph, got compute='float16'")
+    c, g = config, Graph(NAME, compute=compute, variant="kv8" if int8_cache else "")
     x = g.input("inputs_embeds", "float32", [1, "n_new", c.d_model])
     seqlens_k = g.input("seqlens_k", "int32", [1])
     total = g.input("total_sequence_length", "int32", [])
@@ -78,10 +66,18 @@ def build_llm(
     rows = g.input("logit_rows", "int64", ["n_logits"])
     scale = g.input("lora_scale", "float32", [])
     cache: list[int | str] = [1, c.n_kv_heads, "n_ctx", c.d_head]
+    cached = "int8" if int8_cache else compute
     past = [
-        [g.input(f"past_key_values.{i}.{kv}", compute, cache) for kv in ("key", "value")]
+        [g.input(f"past_key_values.{i}.{kv}", cached, cache) for kv in KV]
         for i in range(c.n_layers)
     ]
+    units = [
+        [g.input(f"{kv}_scale.{i}", "float32", [c.n_kv_heads * c.d_head]) for kv in KV]
+        for i in range(c.n_layers if int8_cache else 0)
+    ]
+    kind: dict[str, Any] = {}
+    if int8_cache:
+        kind = {f"{kv}_quant_type": "PER_CHANNEL" for kv in "kv"} | {"kv_cache_bit_width": 8}
     half = (c.n_positions, c.d_head // 2)
     cos = g.weight("rope.cos", Source("rope_cos", half, theta=c.rope_theta))
     sin = g.weight("rope.sin", Source("rope_sin", half, theta=c.rope_theta))
@@ -98,11 +94,13 @@ def build_llm(
         attended, *present = g.nodes(
             "GroupQueryAttention",
             *(heads, "", "", *past[i], seqlens_k, total, cos, sin, *branches),
+            *(("", *units[i]) if int8_cache else ()),
             outputs=(f"{layer}.attended", f"{layer}.present.key", f"{layer}.present.value"),
             domain=CONTRIB,
             num_heads=c.n_heads,
             kv_num_heads=c.n_kv_heads,
             do_rotary=1,
+            **kind,
         )
         presents.append(tuple(present))
         width = c.n_heads * c.d_head
@@ -136,8 +134,8 @@ def build_llm(
     logits = g.linear("head", normed, head, packing=head_packing)
     g.output(logits, "logits", "float32", ["n_logits", c.n_vocab])
     for i, pair in enumerate(presents):
-        for kv, value in zip(("key", "value"), pair, strict=True):
-            g.output(value, f"present.{i}.{kv}", compute, cache)
+        for kv, value in zip(KV, pair, strict=True):
+            g.output(value, f"present.{i}.{kv}", cached, cache)
     return g
 
 

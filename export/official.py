@@ -24,8 +24,7 @@ import numpy as np
 from kokanee.engine.errors import CheckpointError
 
 from .checkpoint import Entry, Unpickler, listed, open_model_folder, read_json
-from .dims import BeatsDims, QFormerDims, WhisperDims
-from .llm import LlamaConfig
+from .dims import BeatsDims, LlamaConfig, QFormerDims, WhisperDims
 
 BERT_BASE = {
     "hidden_size": 768,

@@ -8,17 +8,15 @@ Never more than a few matrices are in memory, whatever the size of the model.
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from kokanee import __version__
 from kokanee.engine.errors import CheckpointError
 from kokanee.engine.manifest import (
-    FORMAT,
     Dims,
     Lora,
     Manifest,
@@ -28,14 +26,14 @@ from kokanee.engine.manifest import (
     sha256,
 )
 
-from .audio_encoder import audio_encoder
-from .bundle import FRONT_END, TABLE, Description, Workspace, write_bundle
+from . import topologies
+from .bundle import FRONT_END, Description, Workspace, write_bundle
 from .checkpoint import Checkpoint, Entry, Unpickler, check_shapes, listed
-from .connector import connector
-from .graph import Graph
-from .layout import Layout, Shape, key
+from .dims import Architecture
+from .fill import fill
+from .layout import TABLE, Layout, Shape
 from .llama_tokenizer import llama_tokenizer
-from .llm import EMBEDDING, build_llm
+from .llm import EMBEDDING
 from .official import (
     Llm,
     Salmonn,
@@ -47,20 +45,9 @@ from .official import (
     vicuna_warning,
 )
 from .prompts import TASKS, TEMPLATE
+from .quantized import Exact, KvCache, Treatment, finished, quantized
+from .requantize import EncoderQuant, ingredients, stored
 from .sources import Progress
-from .speech_encoder import speech_encoder
-
-LlmQuant = Literal["none", "int8", "int4", "int8_block128", "int4_block128"]
-EncoderQuant = Literal["none", "fp16", "int8"]
-
-LLM_PACKINGS = {
-    "int8": "int8_block32",
-    "int4": "int4_block32",
-    "int8_block128": "int8_block128",
-    "int4_block128": "int4_block128",
-}
-ENCODER_PACKINGS = {"none": "f32", "fp16": "f16", "int8": "int8_block128"}
-HEAD_PACKING = "int8_block32"  # of a quantized LLM's head and embedding table, whatever its layers'
 
 _UNPADDED_S = 29.92  # 88 windows of 0.34 s: the longest stretch of whole windows in 1500 positions
 _ALIAS = "relative_attention_bias.weight"
@@ -85,8 +72,11 @@ class Parts:
 class Options:
     """What the user decides; the defaults are SALMONN's, but for the storage."""
 
-    llm_quant: LlmQuant = "int4"
+    llm_quant: str = "int4"  # a name in LLM_SCHEMES, or "none"
     encoder_quant: EncoderQuant = "int8"
+    kv_cache: KvCache | None = None  # None: int8 where the LLM is quantized
+    receipt: bool = True
+    calibration: Path | None = None  # None: what comes with Kokanee
     qformer: Mapping[str, int] = dataclasses.field(default_factory=dict)
     lora_alpha: float | None = None  # None: the checkpoint's
     tasks: Mapping[str, str] = dataclasses.field(default_factory=lambda: TASKS)
@@ -140,70 +130,65 @@ def build_salmonn(
                 f"{parts.llm}: its tokenizer.model has {tokenizer.get_vocab_size()} pieces,"
                 f" config.json says {llm.config.n_vocab}"
             )
-        packing = ENCODER_PACKINGS[options.encoder_quant]
-        # The Q-Former is small and last before the LLM: it is not quantized.
-        small = "f32" if options.encoder_quant == "none" else "f16"
-        layouts = [
-            _saved(speech_encoder, topology, whisper.dims, packing),
-            _saved(audio_encoder, topology, beats.dims, packing),
-            _saved(connector, topology, salmonn.qformer, small),
-            *_saved_llm(topology, llm, options.llm_quant),
-        ]
+        sizes = Architecture(
+            speech_encoder=whisper.dims,
+            audio_encoder=beats.dims,
+            connector=salmonn.qformer,
+            llm=llm.config,
+            encoder_packing="f32",
+            connector_packing="f32",
+            llm_packing="f32",
+            head_packing="f32",
+            table_packing=None,
+        )
+        floats = "f16" if llm.is_half else "f32"
+        architecture = stored(sizes, options.llm_quant, options.encoder_quant, floats=floats)
+        cache = options.kv_cache or ("float32" if options.llm_quant == "none" else "int8")
+        treatment = Treatment(
+            scheme=options.llm_quant,
+            kv_cache=cache,
+            receipt=options.receipt,
+            calibration=options.calibration,
+        )
+        layouts = topologies.save(architecture, topology, int8_cache=cache == "int8")
         checkpoints: dict[str, dict[str, Entry]] = {
             "speech_encoder": whisper.entries,
             "audio_encoder": beats.entries,
             "connector": salmonn.connector,
             "llm": {**llm.entries, **salmonn.adapter},
         }
-        _check_tensors(parts, layouts, checkpoints)
-        space.take_over(_ingredients(parts, options, layouts))
+        _check_tensors(parts, layouts.values(), checkpoints)
+        stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts.files()]
+        space.take_over(ingredients([stats, options.encoder_quant, str(treatment)], layouts))
+        description = _description(parts, options, salmonn, architecture, llm, command, progress)
+        weights = {name: Checkpoint(entries) for name, entries in checkpoints.items()}
+        exact = Exact(
+            architecture=architecture,
+            dims=description.dims,
+            form=description.prompt,
+            policy=description.policy,
+            lora_scale=description.lora.scale,
+            llm=weights["llm"],
+            table=weights["llm"],
+            encoders=None
+            if options.encoder_quant == "none"
+            else functools.partial(_float_encoders, sizes, weights, space.spill),
+            says="the official files, computed in float32",
+        )
         return write_bundle(
             space,
-            _description(parts, options, salmonn, llm, command, progress),
+            description,
             topology=topology,
             checkpoints={
-                **{name: Checkpoint(entries) for name, entries in checkpoints.items()},
-                TABLE: Checkpoint(llm.entries),
+                **weights,
+                TABLE: weights["llm"],
+                "llm": functools.partial(quantized, exact, treatment, progress=progress),
             },
-            embedding="table" if _has_table(llm) else "head.weight",
+            embedding="head.weight" if architecture.table_packing is None else "table",
             tokenizer=tokenizer.to_str(),
             progress=progress,
+            finish=functools.partial(finished, exact, treatment, topology, progress=progress),
         )
-
-
-# --- topologies ----------------------------------------------------------------------------------
-
-
-def _saved(build: Callable[..., Graph], folder: Path, sizes: object, packing: str) -> Layout:
-    """Write a graph's float32 and float16 topologies; one weight file serves both."""
-    graph = build(sizes, packing=packing)
-    graph.save(folder)
-    build(sizes, packing=packing, compute="float16").save(folder)
-    return graph.layout()
-
-
-def _saved_llm(folder: Path, llm: Llm, quant: LlmQuant) -> list[Layout]:
-    """The LLM's topologies, and the layout of an embedding table that its head is not."""
-    floats = "f16" if llm.is_half else "f32"
-    packing = LLM_PACKINGS.get(quant, floats)
-    head = HEAD_PACKING if packing != floats or llm.config.tied_head else floats
-    layouts = []
-    for compute in ("float16", "float32"):
-        graph = build_llm(llm.config, packing=packing, head_packing=head, compute=compute)
-        graph.save(folder)
-        layouts = [graph.layout()]
-    if _has_table(llm):
-        table = Graph(TABLE)
-        rows = key(EMBEDDING, llm.config.n_vocab, llm.config.d_model)
-        table.packed("table", rows, packing=HEAD_PACKING if packing != floats else floats)
-        layouts.append(table.layout())
-        (folder / f"{TABLE}.layout.json").write_text(layouts[-1].to_json(), encoding="utf-8")
-    return layouts
-
-
-def _has_table(llm: Llm) -> bool:
-    """Whether the embedding has a file of its own: a tied head's bytes serve as the table."""
-    return not llm.config.tied_head
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -282,21 +267,25 @@ def _probes(tasks: Mapping[str, str]) -> list[str]:
     return halves
 
 
+def _float_encoders(sizes: Architecture, weights: Mapping[str, Checkpoint], folder: Path) -> Path:
+    """The encoders' graphs in float32, for the receipt; the folder goes with the workspace."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for graph in topologies.graphs(sizes):
+        if graph.name != "llm":
+            graph.save(folder)
+            layout = graph.layout()
+            fill(layout, weights[graph.name], folder / layout.file)
+    return folder
+
+
 # --- the manifest --------------------------------------------------------------------------------
-
-
-def _ingredients(parts: Parts, options: Options, layouts: Iterable[Layout]) -> str:
-    """A text that differs whenever the weight files would."""
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts.files()]
-    return json.dumps(
-        [__version__, FORMAT, stats, options.encoder_quant, options.llm_quant]
-    ) + "".join(layout.to_json() for layout in layouts)
 
 
 def _description(
     parts: Parts,
     options: Options,
     salmonn: Salmonn,
+    architecture: Architecture,
     llm: Llm,
     command: str,
     progress: Progress,
@@ -339,6 +328,7 @@ def _description(
         sources=_sources(parts, progress),
         parity={},
         quality={},
+        architecture=architecture.to_json(),
     )
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "ask": "Answer a question about a sound file.",
     "demo": "Answer about three bundled recordings.",
     "build": "Make a bundle and keep it.",
+    "quantize": "Store a bundle's model in other schemes, and compare them.",
     "inspect": "Show what is in a bundle.",
     "trace": "Write down every array between samples and answer.",
     "eval": "Measure how well a bundle hears.",

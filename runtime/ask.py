@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kokanee.engine import Audio, Engine, Session, read_audio
-from kokanee.engine.engine import DEFAULT_N_CTX, Device
+from kokanee.engine.engine import DEFAULT_N_CTX, Cache, Device
 from kokanee.engine.manifest import Policy
 from kokanee.engine.prompt import fill
 from kokanee.engine.segments import apply_policy
@@ -146,6 +146,7 @@ def command(
     audio_encoder: bool,
     device: Device,
     threads: int | None,
+    kv_cache: Cache,
     cache_dir: Path | None,
     as_json: bool,
     **knobs: Any,
@@ -162,7 +163,8 @@ def command(
     audio = read_audio(asked.file)  # before a bundle is made or opened: it may be no sound at all
     read_ms = _ms_since(started)
     folder = find_bundle(asked.bundle, cache_dir=cache_dir)
-    with Engine.open(folder, device=device, threads=threads) as engine:
+    with Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine:
+        options.say_notes(engine)
         policy = options.hearing_policy(engine.manifest.policy, pad_to_s, long_audio)
         n_answer = max_new_tokens * knobs["beams"]  # each beam takes a position a token
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kokanee.engine.errors import CheckpointError
-from kokanee.export.nano import build_nano
+from kokanee.export.nano import LlmQuant, build_nano
 
 from . import options
 from .bundle import BuildProgress
@@ -37,6 +37,8 @@ FOR_OFFICIAL = (
     "prompts",
     "pad_to_s",
     "long_audio",
+    "kv_cache",
+    "calibration",
 )
 
 
@@ -46,14 +48,7 @@ FOR_OFFICIAL = (
 @click.option("--whisper", type=FOLDER, help="The whisper-large-v2 folder.")
 @click.option("--beats", type=FILE, help="BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt.")
 @click.option("--llm", type=FOLDER, help="The Vicuna folder: v1.5 for 7B, v1.1 for 13B.")
-@click.option(
-    "--llm-quant",
-    type=click.Choice(["none", "int8", "int4", "int8_block128", "int4_block128"]),
-    default="int4",
-    show_default=True,
-    help="Storage of the language model: blocks of 32 weights, or of 128 (a seventh smaller at 4"
-    " bits, less exact). none: as it is; for nano float32, which needs the extra [build].",
-)
+@options.storage
 @click.option(
     "--encoder-quant",
     type=click.Choice(["none", "fp16", "int8"]),
@@ -89,7 +84,7 @@ def command(
     *,
     out: Path | None,
     out_option: Path | None,
-    llm_quant: Any,
+    llm_quant: str | None,
     source: str | None,
     keep_parts: bool,
     cache_dir: Path | None,
@@ -112,13 +107,13 @@ def command(
             if official:
                 if source is not None or keep_parts:
                     raise click.UsageError("--source and --keep-parts are for nano.")
-                folder = _build_official(out, given, llm_quant, progress, made_by)
+                folder = _build_official(out, given, llm_quant or "int4", progress, made_by)
             else:
-                _refuse_for_nano(given, llm_quant)
+                nano_quant = _for_nano(given, llm_quant)
                 folder = build_nano(
                     cache_dir,
                     out=out,
-                    llm_quant=llm_quant,
+                    llm_quant=nano_quant,
                     source=source or "packages",
                     progress=progress,
                     keep_parts=keep_parts,
@@ -131,7 +126,7 @@ def command(
 
 
 def _build_official(
-    out: Path | None, given: dict[str, Any], llm_quant: Any, progress: BuildProgress, made_by: str
+    out: Path | None, given: dict[str, Any], llm_quant: str, progress: BuildProgress, made_by: str
 ) -> Path:
     missing = [f"--{name}" for name in OFFICIAL if given[name] is None]
     if missing or out is None:
@@ -155,6 +150,9 @@ def _build_official(
         Options(
             llm_quant=llm_quant,
             encoder_quant=given["encoder_quant"] or "int8",
+            kv_cache=given["kv_cache"],
+            receipt=given["receipt"],
+            calibration=given["calibration"],
             qformer=sizes,
             lora_alpha=given["lora_alpha"],
             tasks=read_tasks(given["prompts"]) if given["prompts"] else TASKS,
@@ -168,11 +166,20 @@ def _build_official(
     return out
 
 
-def _refuse_for_nano(given: dict[str, Any], llm_quant: str) -> None:
+def _for_nano(given: dict[str, Any], llm_quant: str | None) -> LlmQuant:
     strange = [f"--{n.replace('_', '-')}" for n in FOR_OFFICIAL if given[n] is not None]
+    if not given["receipt"]:
+        strange.append("--no-receipt")
     if strange:
         raise click.UsageError(
             f"{', '.join(strange)}: only with --salmonn, --whisper, --beats and --llm."
         )
-    if llm_quant not in ("int4", "none"):
-        raise click.UsageError("--llm-quant: nano is had as int4 or none.")
+    match llm_quant:
+        case None | "int4":
+            return "int4"
+        case "none":
+            return "none"
+    raise click.UsageError(
+        "--llm-quant: nano is built as int4 or none;"
+        f" kokanee quantize nano OUT --llm-quant {llm_quant} makes the rest."
+    )

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -16,6 +17,8 @@ from kokanee.engine.manifest import FILE_NAME
 from kokanee.export.nano import build_nano, default_cache, nano_folder
 
 from .options import NANO
+
+_FEW = 1000  # a total below is no bytes: layers, or steps
 
 
 def find_bundle(name: str, *, cache_dir: Path | None) -> Path:
@@ -55,14 +58,14 @@ class BuildProgress:
         self._stop()
 
     def __call__(self, what: str, n_done: int, n_total: int) -> None:
-        """Shows that `n_done` of `n_total` bytes of `what` are there."""
+        """Shows that `n_done` of `n_total` bytes (or layers, or steps) of `what` are there."""
         if what != self._what or self._bar is None:
             self._stop()
             self._what = what
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
-                DownloadColumn(),
+                MofNCompleteColumn() if n_total < _FEW else DownloadColumn(),
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=self._console)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kokanee.engine import Engine, read_audio
-from kokanee.engine.engine import Device
+from kokanee.engine.engine import Cache, Device
 
 from . import options
 from .bundle import find_bundle
@@ -36,12 +36,14 @@ EXAMPLES = (
 @click.command()
 @options.machine
 @options.as_json
-def command(*, device: Device, threads: int | None, cache_dir: Path | None, as_json: bool) -> None:
+def command(
+    *, device: Device, threads: int | None, kv_cache: Cache, cache_dir: Path | None, as_json: bool
+) -> None:
     """Answer about three bundled recordings: speech, a sound, speech over a sound."""
     folder = find_bundle(options.NANO, cache_dir=cache_dir)
     answers = []
     with (
-        Engine.open(folder, device=device, threads=threads) as engine,
+        Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine,
         engine.session() as session,
     ):
         for example in EXAMPLES:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from kokanee.benchmarks import heldout, quality
 from kokanee.engine import Engine, Session
-from kokanee.engine.engine import Device
+from kokanee.engine.engine import Cache, Device
 from kokanee.engine.manifest import FILE_NAME
 from kokanee.export.nano import default_cache
 
@@ -51,6 +51,7 @@ def command(
     fresh: bool,
     device: Device,
     threads: int | None,
+    kv_cache: Cache,
     cache_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -72,7 +73,7 @@ def command(
     started = time.perf_counter()
     columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Engine.open(folder, device=device, threads=threads) as engine,
+        Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine,
         engine.session() as session,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kokanee.engine import Manifest, read_manifest
-from kokanee.engine.manifest import verify_files
+from kokanee.engine.manifest import Receipt, verify_files
 
 from . import options
 from .bundle import find_bundle
@@ -74,10 +74,41 @@ def _tables(manifest: Manifest) -> list[Table]:
             [(source.name, source.origin, source.licence) for source in manifest.sources],
         ),
     ]
+    if manifest.receipt is not None:
+        tables += _receipt(manifest.receipt)
     if manifest.quality:
         rows = ((name, json.dumps(value)) for name, value in manifest.quality.items())
         tables.append(_table("Quality", ("", ""), rows))
     return tables
+
+
+def _receipt(receipt: Receipt) -> list[Table]:
+    """What storing it so did, and what it costs."""
+    rows = [
+        (
+            what,
+            a.n_positions,
+            f"{a.kl:.4f}",
+            f"{a.top1:.1%}",
+            f"{a.perplexity:.1f} ({a.perplexity_exact:.1f})",
+        )
+        for what, found in (("", receipt.llm), ("int8 cache alone, ", receipt.int8_cache))
+        for what, a in ((f"{what}{name}", a) for name, a in found.items())
+    ]
+    columns = ("prompts", "positions", "KL, nats", "same next token", "perplexity (exact)")
+    title = f"Receipt: {receipt.method}; beside {receipt.against}; KL at most {receipt.limits.kl:g}"
+    tables = [_table(title, columns, rows)]
+    facts: list[tuple[str, str]] = []
+    if receipt.soft_tokens is not None:
+        s = receipt.soft_tokens
+        facts.append(("soft tokens, least cosine", f"{s.least_cosine:.5f} of {s.n_soft_tokens}"))
+        facts.append(("soft tokens, signal to noise", f"{s.snr_db:.1f} dB"))
+    if receipt.cost is not None:
+        c = receipt.cost
+        facts.append(("peak memory of an answer", f"{c.peak_rss_mb:.0f} MB"))
+        speeds = f"{c.prefill_tokens_per_s:.0f} and {c.decode_tokens_per_s:.1f} tokens/s"
+        facts.append(("prefill and decode", f"{speeds}, {c.threads} threads, {c.machine}"))
+    return [*tables, _table("", ("", ""), facts)] if facts else tables
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:

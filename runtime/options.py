@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from kokanee.engine import BeamSearch, Sampling
+from kokanee.engine import BeamSearch, Engine, Sampling
 from kokanee.engine.manifest import Policy
+from kokanee.quant.schemes import LLM_SCHEMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,10 +32,47 @@ def cache_dir(command: F) -> F:
     )(command)
 
 
+def storage(command: F) -> F:
+    """--llm-quant, --kv-cache, --calibration and --receipt: how a language model is stored."""
+    schemes = "; ".join(f"{name}: {scheme.says}" for name, scheme in LLM_SCHEMES.items())
+    for option in (
+        click.option(
+            "--receipt/--no-receipt",
+            default=True,
+            help="Measure what storing it so did, into the bundle's manifest.",
+        ),
+        click.option(
+            "--calibration",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="A text file, or JSON lines with text, or with path, question and answer, for the"
+            " schemes that calibrate.  [default: what comes with Kokanee]",
+        ),
+        click.option(
+            "--kv-cache",
+            type=click.Choice(["int8", "float32"]),
+            help="Give it an int8 cache, or only the float32 one."
+            "  [default: int8 where the language model is quantized]",
+        ),
+        click.option(
+            "--llm-quant",
+            type=click.Choice(["none", *LLM_SCHEMES]),
+            help=f"Storage of the language model. none: floats; {schemes}.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def machine(command: F) -> F:
-    """--device, --threads and --cache-dir: where a bundle runs and where nano is found."""
+    """--device, --threads, --kv-cache, --cache-dir: where a bundle runs and where nano is found."""
     for option in (
         cache_dir,
+        click.option(
+            "--kv-cache",
+            type=click.Choice(["auto", "float32", "int8"]),
+            default="auto",
+            help="On the CPU; int8 takes a quarter of the memory.  [default: int8 if it has one]",
+        ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
         click.option(
             "--device",
@@ -247,3 +285,9 @@ def read_words(
 
 def _is_bundle(word: str) -> bool:
     return word == NANO or Path(word).is_dir()
+
+
+def say_notes(engine: Engine) -> None:
+    """What a bundle's receipt says against it, on standard error."""
+    for note in engine.notes:
+        click.echo(f"kokanee: note: {note}", err=True)

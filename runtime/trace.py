@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from kokanee.engine import Engine, read_audio
-from kokanee.engine.engine import Device
+from kokanee.engine.engine import Cache, Device
 from kokanee.engine.prompt import fill
 
 from . import options
@@ -48,6 +48,7 @@ def command(
     audio_encoder: bool,
     device: Device,
     threads: int | None,
+    kv_cache: Cache,
     cache_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -60,7 +61,7 @@ def command(
     asked = options.read_words(words, task=task, raw_prompt=raw_prompt, needs_question=False)
     audio = read_audio(asked.file)
     folder = find_bundle(asked.bundle, cache_dir=cache_dir)
-    with Engine.open(folder, device=device, threads=threads) as engine:
+    with Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine:
         form = engine.manifest.prompt
         if asked.question is None and raw_prompt is None:
             task = task or next(iter(form.tasks), None)

@@ -12,14 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from kokanee.engine.manifest import Dims, Lora, Manifest, Policy, PromptFormat
-from kokanee.export.audio_encoder import audio_encoder
+from kokanee.engine.manifest import (
+    Agreement,
+    Dims,
+    Limits,
+    Lora,
+    Manifest,
+    Policy,
+    PromptFormat,
+    Receipt,
+)
+from kokanee.export import topologies
 from kokanee.export.bundle import FRONT_END, Description, Workspace, write_bundle
-from kokanee.export.connector import connector
-from kokanee.export.dims import BeatsDims, QFormerDims, WhisperDims
+from kokanee.export.dims import Architecture, BeatsDims, LlamaConfig, QFormerDims, WhisperDims
 from kokanee.export.graph import Graph
-from kokanee.export.llm import LlamaConfig, build_llm
-from kokanee.export.speech_encoder import speech_encoder
 
 DIMS = Dims(
     d_speech=32,
@@ -43,6 +49,15 @@ POLICY = Policy(
     n_queries=2,
 )
 END = 259  # <|im_end|>
+RECEIPT = Receipt(
+    against="itself",
+    method="random",
+    llm={"text": Agreement(n_positions=1, kl=0, top1=1, perplexity=1, perplexity_exact=1)},
+    int8_cache={},
+    soft_tokens=None,
+    cost=None,
+    limits=Limits(kl=1, least_cosine=0),
+)
 
 
 def tokenizer() -> Tokenizer:
@@ -56,8 +71,8 @@ def tokenizer() -> Tokenizer:
     return toy
 
 
-def graphs(packing: str = "int4_block32") -> dict[str, Graph]:
-    """The four topologies."""
+def architecture(packing: str = "int4_block32") -> Architecture:
+    """Sizes and storage."""
     whisper = WhisperDims(
         d_model=DIMS.d_speech, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64
     )
@@ -92,13 +107,22 @@ def graphs(packing: str = "int4_block32") -> dict[str, Graph]:
         tied_head=True,
         lora_rank=8,
     )
-    made = (
-        speech_encoder(whisper, packing="f16"),
-        audio_encoder(beats, packing="f16"),
-        connector(qformer, packing="f16"),
-        build_llm(llama, packing=packing, head_packing="int8_block32"),
+    return Architecture(
+        speech_encoder=whisper,
+        audio_encoder=beats,
+        connector=qformer,
+        llm=llama,
+        encoder_packing="f16",
+        connector_packing="f16",
+        llm_packing=packing,
+        head_packing="int8_block32",
+        table_packing=None,
     )
-    return {graph.name: graph for graph in made}
+
+
+def graphs(packing: str = "int4_block32") -> dict[str, Graph]:
+    """The four topologies."""
+    return {graph.name: graph for graph in topologies.graphs(architecture(packing))}
 
 
 def random_weights(graph: Graph, seed: int) -> dict[str, npt.NDArray[np.float32]]:
@@ -147,6 +171,8 @@ def tiny_bundle(
                 sources=(),
                 parity={},
                 quality={},
+                architecture=architecture(packing).to_json(),
+                receipt=RECEIPT,
             ),
             topology=topology,
             checkpoints={

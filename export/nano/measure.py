@@ -1,15 +1,19 @@
-"""Nano's graphs beside PyTorch with the same real weights -> the parity part of `measured.json`.
+"""Nano beside PyTorch and in float32 -> parity and receipt in `measured.json`, `kv_scales`.
 
     python -m kokanee.export.nano.measure [CACHE]      # needs the extra [build]
 
-Nano is built without torch; this is what shows that nothing was lost on the way.
+Nano is built without torch; this is what shows that nothing was lost on the way. The units of its
+int8 cache, which need prompts to be seen, are kept beside this file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,19 +27,30 @@ from torch import Tensor, nn
 from kokanee.engine.audio import read_audio
 from kokanee.engine.engine import Engine
 from kokanee.engine.features import fbank, log_mel
-from kokanee.engine.manifest import Parity
+from kokanee.engine.manifest import Parity, Receipt, read_manifest
 from kokanee.engine.onnx import open_graph
 from kokanee.engine.segments import apply_policy
+from kokanee.export.bundle import KV_SCALES
 from kokanee.export.ct2 import WhisperEncoderWeights
 from kokanee.export.gguf import LlamaWeights, open_gguf
 from kokanee.export.parity import check_parity
+from kokanee.export.quantized import Exact, Treatment, finished
 from kokanee.export.reference import BEATs, Connector, WhisperEncoder
 from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
 from kokanee.quant import blocks as quant
 from kokanee.quant.blocks import Blocks
 
-from . import topology
-from .build import HERE, LORA, POLICY, build_nano, default_cache
+from .build import (
+    ARCHITECTURE,
+    DIMS,
+    HERE,
+    LORA,
+    POLICY,
+    PROMPT,
+    build_nano,
+    default_cache,
+    make,
+)
 
 F32 = npt.NDArray[np.float32]
 
@@ -62,11 +77,14 @@ def measure(cache: Path) -> dict[str, Parity]:
     whisper = WhisperEncoderWeights(fetch(WHISPER_BASE, cache, progress=lambda *_: None))
     modules: dict[str, tuple[nn.Module, Mapping[str, F32]]] = {
         "speech_encoder": (
-            WhisperEncoder(topology.WHISPER),
+            WhisperEncoder(ARCHITECTURE.speech_encoder),
             {name.removeprefix("model.encoder."): array for name, array in whisper.items()},
         ),
-        "audio_encoder": (BEATs(topology.BEATS), load_file(HERE / "audio_encoder.safetensors")),
-        "connector": (Connector(topology.QFORMER), load_file(HERE / "connector.safetensors")),
+        "audio_encoder": (
+            BEATs(ARCHITECTURE.audio_encoder),
+            load_file(HERE / "audio_encoder.safetensors"),
+        ),
+        "connector": (Connector(ARCHITECTURE.connector), load_file(HERE / "connector.safetensors")),
     }
     inputs: dict[str, dict[str, F32]] = {
         "speech_encoder": {"log_mel": mel},
@@ -110,6 +128,40 @@ def measure(cache: Path) -> dict[str, Parity]:
     return parity
 
 
+def receipt_and_units(cache: Path) -> Receipt:
+    """Build nano once more, see prompts, write `kv_scales.safetensors` here; what was measured."""
+    llama = LlamaWeights(open_gguf(fetch(SMOLLM2, cache, progress=lambda *_: None)))
+    halves = load_file(HERE / "lora.safetensors")
+    prefix = "llama_model.base_model.model."
+    adapter = {n.removeprefix(prefix): a.astype(np.float32) for n, a in halves.items()}
+    weights = {**llama, **adapter}
+    exact = Exact(
+        architecture=ARCHITECTURE,
+        dims=DIMS,
+        form=PROMPT,
+        policy=POLICY,
+        lora_scale=LORA.scale,
+        llm=weights,
+        table=weights,
+        encoders=None,
+        says="SmolLM2's released 4-bit weights, computed in float32",
+    )
+    treatment = Treatment(scheme="none", kv_cache="int8", receipt=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "nano"
+        make(
+            *(folder, cache, HERE, ARCHITECTURE, "packages"),
+            progress=lambda *_: None,
+            command="kokanee build nano",
+            finish=functools.partial(finished, exact, treatment, HERE, progress=lambda *_: None),
+        )
+        shutil.copyfile(folder / KV_SCALES, HERE / KV_SCALES)
+        receipt = read_manifest(folder).receipt
+    assert receipt is not None
+    method = "the released blocks bit for bit; cache calibrated with Kokanee's own texts and sounds"
+    return dataclasses.replace(receipt, method=method)
+
+
 class LoraLinear(nn.Module):
     """y = W x + scale * B (A x), as PEFT computes it."""
 
@@ -124,7 +176,7 @@ class LoraLinear(nn.Module):
 
 def _llama(cache: Path) -> nn.Module:
     """SmolLM2 in float32 with nano's adapter."""
-    c = topology.SMOLLM2
+    c = ARCHITECTURE.llm
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=c.n_vocab,
@@ -163,10 +215,12 @@ def _llama(cache: Path) -> nn.Module:
 def main() -> None:
     """Measure, and put the result into `measured.json`."""
     cache = Path(sys.argv[1]) if len(sys.argv) > 1 else default_cache()
+    receipt = receipt_and_units(cache)
     parity = measure(cache)
     path = HERE / "measured.json"
     measured = json.loads(path.read_text(encoding="utf-8"))
     measured["parity"] = {name: dataclasses.asdict(p) for name, p in parity.items()}
+    measured["receipt"] = dataclasses.asdict(receipt)
     path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     json.dump(measured["parity"], sys.stdout, indent=2)
 

@@ -245,7 +245,7 @@ def test_bfloat16_is_read(parts: Path, build: Callable[..., Result], tmp_path: P
 
 
 def test_another_vicuna_is_warned_about() -> None:
-    from kokanee.export.llm import LlamaConfig
+    from kokanee.export.dims import LlamaConfig
     from kokanee.export.official import vicuna_warning
 
     def config(d_model: int, epsilon: float, n_positions: int) -> LlamaConfig:
@@ -476,7 +476,7 @@ def test_half_of_the_options_is_a_usage_error(
 
     assert "--whisper, --beats, --llm, OUT" in failing("--salmonn", "x.pth")
     assert "--encoder-quant: only with --salmonn" in failing("--encoder-quant", "int8")
-    assert "nano is had as int4 or none" in failing("--llm-quant", "int8")
+    assert "nano is built as int4 or none" in failing("--llm-quant", "int8")
     assert "for nano" in failing(str(tmp_path / "o"), "--salmonn", "x.pth", "--source", "hub")
 
 

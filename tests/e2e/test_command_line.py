@@ -164,7 +164,7 @@ def test_a_missing_extra_is_told_in_one_line(
     """`build --llm-quant none` without onnx ended in a traceback."""
     monkeypatch.delitem(sys.modules, "kokanee.export.nano.topology", raising=False)
     monkeypatch.delitem(sys.modules, "kokanee.export.graph", raising=False)
-    for module in ("audio_encoder", "connector", "llm", "speech_encoder"):
+    for module in ("audio_encoder", "connector", "llm", "speech_encoder", "topologies"):
         monkeypatch.delitem(sys.modules, f"kokanee.export.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     run("build", "--llm-quant", "none", "--cache-dir", tmp_path)

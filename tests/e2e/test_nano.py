@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from kokanee.engine import Engine, Sampling, read_audio, read_manifest
+from kokanee.export import topologies
 from kokanee.export.nano import build_nano, nano_folder
-from kokanee.export.nano.build import HERE
+from kokanee.export.nano.build import ARCHITECTURE, HERE
 from kokanee.export.nano.measure import measure
-from kokanee.export.nano.topology import save
 
 pytestmark = pytest.mark.artefact
 
@@ -52,9 +52,11 @@ def test_the_second_build_finds_the_first(nano: Path) -> None:
 
 
 def test_committed_topologies_are_what_the_code_makes(tmp_path: Path) -> None:
-    save(tmp_path)
+    topologies.save(ARCHITECTURE, tmp_path, int8_cache=True)
     made = sorted(path.name for path in tmp_path.iterdir())
-    assert len(made) == 12  # two topologies and a layout for each graph
+    assert (
+        len(made) == 13
+    )  # two topologies and a layout for each graph, and the LLM with an int8 cache
     for name in made:
         assert (tmp_path / name).read_bytes() == (HERE / name).read_bytes(), name
 

@@ -180,7 +180,7 @@ def test_a_lower_alpha_at_build_time_is_a_lower_scale(run: Run, build: Build) ->
         assert report["ids"] == golden["greedy_ids"].tolist()
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4", "int8_block128", "int4_block128"])
+@pytest.mark.parametrize("quant", ["int8", "int8_block32", "int4", "int4_block128", "gptq4"])
 def test_a_quantized_llm_hears_the_same_and_answers_alike(
     quant: str, build: Build, engine: Engine
 ) -> None:

@@ -18,7 +18,7 @@ def manifest_dict() -> dict[str, Any]:
     """A complete manifest with one file of known content per name it lists."""
     names = [f"{g}.onnx" for g in GRAPHS] + ["llm.bin", "tokenizer.json"]
     return {
-        "format": 2,
+        "format": 3,
         "name": "paper",
         "kokanee": "0.1.0",
         "command": "pytest",
@@ -58,6 +58,9 @@ def manifest_dict() -> dict[str, Any]:
             "tasks": {},
         },
         "lora": {"rank": 8, "alpha": 32, "targets": ["q_proj", "v_proj"]},
+        "architecture": {},
+        "int8_cache": None,
+        "receipt": None,
         "graphs": {g: {"file": f"{g}.onnx", "scheme": "f32", "half": None} for g in GRAPHS},
         "embedding": {
             "file": "llm.bin",
@@ -137,7 +140,7 @@ def missing_graph(d: dict[str, Any]) -> None:
         (add_key, r"manifest\.policy: unknown \['hop_s'\]; known are"),
         (wrong_type, r"manifest\.dims\.n_heads: expected int, got '4'"),
         (bool_for_int, r"manifest\.dims\.n_heads: expected int, got True"),
-        (other_format, r"expected 2, got 99"),
+        (other_format, r"expected 3, got 99"),
         (two_slots, r"<SpeechHere> once"),
         (unknown_choice, r"expected one of \['cut', 'segment'\], got 'loop'"),
         (unlisted_file, r"tokenizer\.json is used but not listed"),

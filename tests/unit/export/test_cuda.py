@@ -13,9 +13,10 @@ from kokanee.export.connector import connector
 from kokanee.export.cuda import without_cuda_kernel
 from kokanee.export.graph import CONTRIB, Graph
 from kokanee.export.llm import build_llm
-from kokanee.export.nano import topology
-from kokanee.export.salmonn import ENCODER_PACKINGS, LLM_PACKINGS
+from kokanee.export.nano.build import ARCHITECTURE, FLOAT
+from kokanee.export.requantize import ENCODER_PACKINGS
 from kokanee.export.speech_encoder import speech_encoder
+from kokanee.export.topologies import graphs
 from kokanee.quant.schemes import BLOCKWISE
 
 
@@ -26,7 +27,7 @@ def official(size: str) -> Iterator[Graph]:
         yield audio_encoder(made.beats, packing=packing, compute="float16")
     for packing in ("f32", "f16"):
         yield connector(made.qformer, packing=packing, compute="float16")
-    for packing in ("f32", "f16", *LLM_PACKINGS.values(), *BLOCKWISE):
+    for packing in ("f32", "f16", *BLOCKWISE):
         yield build_llm(made.llm, packing=packing, head_packing="int8_block32", compute="float16")
 
 
@@ -37,7 +38,7 @@ def test_every_node_of_every_official_graph_runs_on_cuda(size: str) -> None:
 
 
 def test_every_node_of_nano_runs_on_cuda() -> None:
-    both = (topology.graphs(float_llm=f, compute="float16") for f in (False, True))
+    both = (graphs(a, compute="float16") for a in (ARCHITECTURE, FLOAT))
     for graph in itertools.chain.from_iterable(both):
         assert without_cuda_kernel(graph.model()) == [], graph.name
 
