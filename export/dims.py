@@ -70,6 +70,7 @@ class LlamaConfig:
     rms_epsilon: float
     tied_head: bool
     lora_rank: int  # 0: no adapter
+    act_order: bool = False  # inputs are gathered in another order, see act_order
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads or self.d_head % 2:

@@ -24,8 +24,8 @@ from kokanee.quant.schemes import BLOCKWISE
 
 FORMAT = 1
 TABLE = "embedding"  # name of the layout of a token embedding that no graph holds
-ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
-PACKINGS = ("f32", "f16", *BLOCKWISE)
+ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1, "int64": 8}
+PACKINGS = ("f32", "f16", "i64", *BLOCKWISE)
 
 Shape = tuple[int, ...]
 
@@ -179,6 +179,8 @@ def packed_parts(packing: str, shape: Shape) -> list[tuple[str, str, Shape]]:
         return [("values", "float32", shape)]
     if packing == "f16":
         return [("values", "float16", shape)]
+    if packing == "i64":
+        return [("values", "int64", shape)]
     if packing not in BLOCKWISE:
         raise ManifestError(f"layout: unknown packing {packing!r}, known: {', '.join(PACKINGS)}")
     if len(shape) != 2:

@@ -18,6 +18,7 @@ The adapter (LoRA on q and v) is computed in float32 beside the quantized matrix
 
 from typing import Any
 
+from .act_order import order_key
 from .dims import LlamaConfig
 from .graph import CONTRIB, Graph
 from .layout import Source, key, zeros
@@ -87,7 +88,8 @@ def build_llm(
     normed = g.rms_norm("model.layers.0.input_layernorm", x, c.d_model, epsilon=c.rms_epsilon)
     for i in range(c.n_layers):
         layer = f"model.layers.{i}"
-        qkv = g.linear(f"{layer}.qkv", normed, _qkv(c, layer), packing=packing)
+        x_qkv = _in_order(g, c, layer, "qkv", normed, c.d_model)
+        qkv = g.linear(f"{layer}.qkv", x_qkv, _qkv(c, layer), packing=packing)
         if c.lora_rank:
             qkv = _add_lora(g, c, layer, normed, scale, qkv)
         heads = g.reshape(qkv, 1, -1, (c.n_heads + 2 * c.n_kv_heads) * c.d_head)
@@ -108,6 +110,7 @@ def build_llm(
         if i == c.n_layers - 1:  # from here on, only the positions whose logits are read matter
             attended = g.node("Gather", attended, rows, axis=0)
             x = g.node("Gather", x, rows, axis=0)
+        attended = _in_order(g, c, layer, "o", attended, width)
         o = key(f"{layer}.self_attn.o_proj.weight", c.d_model, width)
         x, normed = _add_norm(
             *(g, c, x, g.linear(f"{layer}.o", attended, o, packing=packing)),
@@ -116,7 +119,12 @@ def build_llm(
         gate_up = [key(f"{layer}.mlp.{m}_proj.weight", c.d_ffn, c.d_model) for m in ("gate", "up")]
         gate, up = g.nodes(
             "Split",
-            g.linear(f"{layer}.gate_up", normed, gate_up, packing=packing),
+            g.linear(
+                f"{layer}.gate_up",
+                _in_order(g, c, layer, "gate_up", normed, c.d_model),
+                gate_up,
+                packing=packing,
+            ),
             outputs=(f"{layer}.gate", f"{layer}.up"),
             axis=-1,
             num_outputs=2,
@@ -124,6 +132,7 @@ def build_llm(
         # QuickGelu with alpha 1 is x * sigmoid(x): SiLU in one pass
         silu = g.node("QuickGelu", gate, domain=CONTRIB, name=f"{layer}.silu", alpha=1.0)
         product = g.node("Mul", silu, up, name=f"{layer}.product")
+        product = _in_order(g, c, layer, "down", product, c.d_ffn)
         down = key(f"{layer}.mlp.down_proj.weight", c.d_model, c.d_ffn)
         x, normed = _add_norm(
             *(g, c, x, g.linear(f"{layer}.down", product, down, packing=packing)),
@@ -137,6 +146,15 @@ def build_llm(
         for kv, value in zip(KV, pair, strict=True):
             g.output(value, f"present.{i}.{kv}", cached, cache)
     return g
+
+
+def _in_order(g: Graph, c: LlamaConfig, layer: str, group: str, x: str, width: int) -> str:
+    """The channels of x as the columns of the matrix behind it are stored."""
+    if not c.act_order:
+        return x
+    name = order_key(layer, group)
+    order = g.packed(name, key(name, width), packing="i64").part("values").name
+    return g.node("Gather", x, order, name=f"{layer}.{group}/ordered", axis=1)
 
 
 def _qkv(c: LlamaConfig, layer: str) -> list[Source]:

@@ -23,8 +23,10 @@ import numpy as np
 
 from kokanee.engine.errors import CheckpointError
 
+from .act_order import Ordered
 from .checkpoint import Entry, Unpickler, listed, open_model_folder, read_json
 from .dims import BeatsDims, LlamaConfig, QFormerDims, WhisperDims
+from .gptq_checkpoint import GptqWeights, open_gptq_folder, read_quantize_config
 
 BERT_BASE = {
     "hidden_size": 768,
@@ -88,11 +90,13 @@ class Llm:
     eos_ids: tuple[int, ...]
     bos_id: int
     tokenizer: Path
+    gptq: Ordered | None = None  # the matrices, where they are quantized already
 
     @property
     def is_half(self) -> bool:
         """Whether its matrices are float16, which a float16 file then holds without loss."""
-        return all(e.dtype == "float16" for e in self.entries.values() if len(e.shape) == 2)
+        kept = {"float16", "codes"}
+        return all(e.dtype in kept for e in self.entries.values() if len(e.shape) == 2)
 
 
 # --- SALMONN -------------------------------------------------------------------------------------
@@ -278,7 +282,9 @@ def read_llm(folder: Path, unpickle: Unpickler, *, lora_rank: int) -> Llm:
     Raises:
         CheckpointError: another architecture than LLaMA's, or no SentencePiece model.
     """
-    config, entries = open_model_folder(folder, unpickle)
+    quantize_config = read_quantize_config(folder)
+    opened = open_model_folder if quantize_config is None else open_gptq_folder
+    config, entries = opened(folder, unpickle)
     where = folder / "config.json"
     expected: dict[str, tuple[Any, ...]] = {
         "model_type": ("llama",),
@@ -312,8 +318,18 @@ def read_llm(folder: Path, unpickle: Unpickler, *, lora_rank: int) -> Llm:
     rope = config.get("rope_parameters") or config
     ends = read_json(folder / "generation_config.json") if _has(folder) else config
     eos = ends.get("eos_token_id", config.get("eos_token_id", 2))
+    entries = {n: e for n, e in entries.items() if not n.endswith(".rotary_emb.inv_freq")}
+    gptq = None
+    if quantize_config is not None:
+        layers = [f"model.layers.{i}" for i in range(config["num_hidden_layers"])]
+        gptq = Ordered(GptqWeights(entries, quantize_config), layers)
+        # Tensors that do not lie in a file as they are: nothing reads them but `gptq`.
+        entries = {
+            name: entries.get(name) or Entry(folder, "codes", shape, 0)
+            for name, shape in gptq.shapes().items()
+        }
     return Llm(
-        entries={n: e for n, e in entries.items() if not n.endswith(".rotary_emb.inv_freq")},
+        entries=entries,
         config=LlamaConfig(
             d_model=config["hidden_size"],
             n_layers=config["num_hidden_layers"],
@@ -327,10 +343,12 @@ def read_llm(folder: Path, unpickle: Unpickler, *, lora_rank: int) -> Llm:
             rms_epsilon=float(config["rms_norm_eps"]),
             tied_head=tied,
             lora_rank=lora_rank,
+            act_order=gptq is not None and gptq.act_order,
         ),
         eos_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
         bos_id=int(config.get("bos_token_id", 1)),
         tokenizer=tokenizer,
+        gptq=gptq,
     )
 
 

@@ -77,6 +77,7 @@ class Treatment:
     kv_cache: KvCache
     receipt: bool
     calibration: Path | None = None  # None: the texts and recordings that come with Kokanee
+    imported: str | None = None  # what codes are taken over as they are, for the receipt
 
 
 def quantized(
@@ -301,6 +302,8 @@ def _soft_tokens(exact: Exact, folder: Path) -> m.SoftTokens | None:
 
 
 def _method(scheme: LlmScheme | None, treatment: Treatment) -> str:
+    if treatment.imported is not None:
+        return treatment.imported
     if scheme is None:
         return "floats, not quantized"
     if not scheme.calibrates:

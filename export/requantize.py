@@ -19,9 +19,11 @@ from kokanee.engine import manifest as m
 from kokanee.quant.schemes import LLM_SCHEMES, TIED_HEAD
 
 from . import topologies
+from .act_order import InOrder
 from .bundle import Description, Workspace, write_bundle
 from .bundle_weights import BundleWeights
 from .dims import Architecture
+from .fill import Tensor
 from .layout import TABLE, Layout
 from .quantized import Exact, Treatment, finished, quantized
 from .sources import Progress
@@ -100,9 +102,12 @@ def requantize(
     before = Architecture.from_json(manifest.architecture)
     floats = "f16" if before.llm_packing == "f16" else "f32"
     after = stored(before, treatment.scheme, encoders, floats=floats)
-    weights = {
+    weights: dict[str, Mapping[str, Tensor]] = {
         name: BundleWeights(source, layout) for name, layout in topologies.layouts(before).items()
     }
+    if before.llm.act_order:
+        weights["llm"] = InOrder(weights["llm"])
+        after = dataclasses.replace(after, llm=dataclasses.replace(after.llm, act_order=False))
     exact = Exact(
         architecture=after,
         dims=manifest.dims,

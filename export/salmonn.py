@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tempfile
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from kokanee.engine.errors import CheckpointError
 from kokanee.engine.manifest import (
@@ -27,10 +28,11 @@ from kokanee.engine.manifest import (
 )
 
 from . import topologies
+from .act_order import InOrder
 from .bundle import FRONT_END, Description, Workspace, write_bundle
 from .checkpoint import Checkpoint, Entry, Unpickler, check_shapes, listed
 from .dims import Architecture
-from .fill import fill
+from .fill import Tensor, fill
 from .layout import TABLE, Layout, Shape
 from .llama_tokenizer import llama_tokenizer
 from .llm import EMBEDDING
@@ -72,7 +74,7 @@ class Parts:
 class Options:
     """What the user decides; the defaults are SALMONN's, but for the storage."""
 
-    llm_quant: str = "int4"  # a name in LLM_SCHEMES, or "none"
+    llm_quant: str | None = None  # of LLM_SCHEMES, or "none"; None: int4, or GPTQ's own codes
     encoder_quant: EncoderQuant = "int8"
     kv_cache: KvCache | None = None  # None: int8 where the LLM is quantized
     receipt: bool = True
@@ -142,13 +144,17 @@ def build_salmonn(
             table_packing=None,
         )
         floats = "f16" if llm.is_half else "f32"
-        architecture = stored(sizes, options.llm_quant, options.encoder_quant, floats=floats)
-        cache = options.kv_cache or ("float32" if options.llm_quant == "none" else "int8")
+        scheme = _scheme(parts, options, llm)
+        architecture = stored(sizes, scheme, options.encoder_quant, floats=floats)
+        if llm.gptq is not None:
+            architecture = dataclasses.replace(architecture, llm_packing=llm.gptq.scheme.name)
+        cache = options.kv_cache or ("float32" if scheme == "none" else "int8")
         treatment = Treatment(
-            scheme=options.llm_quant,
+            scheme=scheme,
             kv_cache=cache,
             receipt=options.receipt,
             calibration=options.calibration,
+            imported=None if llm.gptq is None else llm.gptq.says,
         )
         layouts = topologies.save(architecture, topology, int8_cache=cache == "int8")
         checkpoints: dict[str, dict[str, Entry]] = {
@@ -161,19 +167,29 @@ def build_salmonn(
         stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts.files()]
         space.take_over(ingredients([stats, options.encoder_quant, str(treatment)], layouts))
         description = _description(parts, options, salmonn, architecture, llm, command, progress)
-        weights = {name: Checkpoint(entries) for name, entries in checkpoints.items()}
+        weights: dict[str, Mapping[str, Tensor]] = {
+            name: Checkpoint(entries) for name, entries in checkpoints.items()
+        }
+        exact_llm = weights["llm"]
+        if llm.gptq is not None:
+            adapter = Checkpoint(salmonn.adapter)
+            # A ChainMap only ever writes to its first map, so read-only ones will do.
+            weights["llm"] = ChainMap(cast("Any", adapter), cast("Any", llm.gptq))
+            exact_llm = InOrder(weights["llm"])
         exact = Exact(
             architecture=architecture,
             dims=description.dims,
             form=description.prompt,
             policy=description.policy,
             lora_scale=description.lora.scale,
-            llm=weights["llm"],
+            llm=exact_llm,
             table=weights["llm"],
             encoders=None
             if options.encoder_quant == "none"
             else functools.partial(_float_encoders, sizes, weights, space.spill),
-            says="the official files, computed in float32",
+            says="the official files"
+            + ("" if llm.gptq is None else ", the LLM's GPTQ codes as they are")
+            + ", computed in float32",
         )
         return write_bundle(
             space,
@@ -182,7 +198,9 @@ def build_salmonn(
             checkpoints={
                 **weights,
                 TABLE: weights["llm"],
-                "llm": functools.partial(quantized, exact, treatment, progress=progress),
+                "llm": weights["llm"]
+                if llm.gptq is not None
+                else functools.partial(quantized, exact, treatment, progress=progress),
             },
             embedding="head.weight" if architecture.table_packing is None else "table",
             tokenizer=tokenizer.to_str(),
@@ -267,7 +285,25 @@ def _probes(tasks: Mapping[str, str]) -> list[str]:
     return halves
 
 
-def _float_encoders(sizes: Architecture, weights: Mapping[str, Checkpoint], folder: Path) -> Path:
+def _scheme(parts: Parts, options: Options, llm: Llm) -> str:
+    """The scheme of the LLM, or of the head and table of one that has codes already.
+
+    Raises:
+        CheckpointError: a scheme was asked for, and the folder holds codes.
+    """
+    if llm.gptq is None:
+        return options.llm_quant or "int4"
+    if options.llm_quant is not None:
+        raise CheckpointError(
+            f"{parts.llm}: its matrices are GPTQ codes already, which are taken over as they are;"
+            f" leave --llm-quant {options.llm_quant} out, or give the float model"
+        )
+    return "int4_block128"  # for its head and table
+
+
+def _float_encoders(
+    sizes: Architecture, weights: Mapping[str, Mapping[str, Tensor]], folder: Path
+) -> Path:
     """The encoders' graphs in float32, for the receipt; the folder goes with the workspace."""
     folder.mkdir(parents=True, exist_ok=True)
     for graph in topologies.graphs(sizes):

@@ -107,7 +107,7 @@ def command(
             if official:
                 if source is not None or keep_parts:
                     raise click.UsageError("--source and --keep-parts are for nano.")
-                folder = _build_official(out, given, llm_quant or "int4", progress, made_by)
+                folder = _build_official(out, given, llm_quant, progress, made_by)
             else:
                 nano_quant = _for_nano(given, llm_quant)
                 folder = build_nano(
@@ -126,7 +126,11 @@ def command(
 
 
 def _build_official(
-    out: Path | None, given: dict[str, Any], llm_quant: str, progress: BuildProgress, made_by: str
+    out: Path | None,
+    given: dict[str, Any],
+    llm_quant: str | None,
+    progress: BuildProgress,
+    made_by: str,
 ) -> Path:
     missing = [f"--{name}" for name in OFFICIAL if given[name] is None]
     if missing or out is None:
