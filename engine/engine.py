@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from .embedding import Embedding
 from .encoders import STAGES, Encoders
 from .errors import DeviceError, ManifestError, SessionClosed
 from .features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
-from .manifest import GRAPHS, Manifest, Policy, read_manifest, verify_files
+from .manifest import GRAPHS, Manifest, Policy, check_sizes, read_manifest, verify_files
 from .onnx import has_cuda, open_graph
 from .prompt import tokenise
 from .segments import apply_policy
@@ -57,7 +58,7 @@ class Engine:
         self.manifest = manifest
         self.encoders = encoders
         self.timings_ms = timings_ms
-        """Milliseconds: "verify" and "load"."""
+        """Milliseconds: "load", and "verify", the hashing that goes on beside it."""
         self.notes = tuple(_notes(manifest))
         """What a user should know of this bundle's quality; empty: its receipt is in order."""
         for note in self.notes:
@@ -98,21 +99,30 @@ class Engine:
         manifest = read_manifest(folder)
         _check_front_end(manifest)
         started = time.perf_counter()
-        verify_files(folder, manifest)
-        verified = time.perf_counter()
-        on_cuda = _cuda_starts(folder, manifest, device)
-        kv_scales = None if on_cuda else _kv_scales(folder, manifest, kv_cache)
-        # One after the other, the largest first: each keeps a second copy of its weights while it
-        # repacks them, and side by side those copies would make the peak (47 MB more for nano).
-        graphs = {
-            name: open_graph(
-                folder / _file(manifest, name, on_cuda, kv_scales is not None),
-                device="cuda" if on_cuda else "cpu",
-                threads=threads,
-                arena=name == "llm",
-            )
-            for name in reversed(GRAPHS)
-        }
+        check_sizes(folder, manifest)
+        # ONNX Runtime repacks weights on one core: meanwhile the other hashes every file, and then
+        # opens the encoders one after the other.
+        with ThreadPoolExecutor(1) as beside:
+            hashed_ms = beside.submit(_hashed, folder, manifest)
+            try:
+                on_cuda = _cuda_starts(folder, manifest, device)
+                kv_scales = None if on_cuda else _kv_scales(folder, manifest, kv_cache)
+
+                def opened(name: str) -> Any:
+                    return open_graph(
+                        folder / _file(manifest, name, on_cuda, kv_scales is not None),
+                        device="cuda" if on_cuda else "cpu",
+                        threads=threads,
+                        arena=name == "llm",
+                    )
+
+                others = [beside.submit(opened, name) for name in GRAPHS[:-1]]
+                llm = opened("llm")
+                speech_encoder, audio_encoder, connector = (other.result() for other in others)
+            except ManifestError:
+                hashed_ms.result()  # a file that was changed is what it is called, if it was
+                raise
+            verify_ms = hashed_ms.result()
         dims = manifest.dims
         embedding = Embedding(
             folder, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model
@@ -121,19 +131,16 @@ class Engine:
         return cls(
             manifest=manifest,
             encoders=Encoders(
-                speech_encoder=graphs["speech_encoder"],
-                audio_encoder=graphs["audio_encoder"],
-                connector=graphs["connector"],
+                speech_encoder=speech_encoder,
+                audio_encoder=audio_encoder,
+                connector=connector,
                 policy=manifest.policy,
                 d_audio=dims.d_audio,
             ),
-            llm=graphs["llm"],
+            llm=llm,
             embedding=embedding,
             tokenizer=tokenizer,
-            timings_ms={
-                "verify": (verified - started) * 1e3,
-                "load": (time.perf_counter() - verified) * 1e3,
-            },
+            timings_ms={"verify": verify_ms, "load": (time.perf_counter() - started) * 1e3},
             on_cuda=on_cuda,
             kv_scales=kv_scales,
         )
@@ -259,6 +266,13 @@ class Engine:
             on_cuda=self._on_cuda,
             kv_scales=self._kv_scales,
         )
+
+
+def _hashed(folder: Path, manifest: Manifest) -> float:
+    """Check every file's hash; milliseconds that it took."""
+    started = time.perf_counter()
+    verify_files(folder, manifest, threads=1)
+    return (time.perf_counter() - started) * 1e3
 
 
 def _notes(manifest: Manifest) -> list[str]:

@@ -327,11 +327,11 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_json(text)
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check size and SHA-256 of every file the manifest lists.
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Check that every file the manifest lists is there and as long as it says.
 
     Raises:
-        ManifestError: a file is missing, or is not the one the manifest describes.
+        ManifestError: it is not; names the file.
     """
     for name, entry in manifest.files.items():
         path = folder / name
@@ -344,8 +344,22 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             raise ManifestError(
                 f"{path}: expected {entry.n_bytes} bytes, got {n_bytes}; build the bundle again"
             )
-    # Hashing releases the interpreter lock: two cores check twice as fast as one.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
+
+
+def verify_files(folder: Path, manifest: Manifest, *, threads: int | None = None) -> None:
+    """Check size and SHA-256 of every file the manifest lists.
+
+    Args:
+        folder: of the bundle.
+        manifest: what it lists.
+        threads: hashing releases the interpreter lock, so that two cores check twice as fast as
+            one; by default every core.
+
+    Raises:
+        ManifestError: a file is missing, or is not the one the manifest describes.
+    """
+    check_sizes(folder, manifest)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         digests = dict(
             zip(
                 manifest.files,
