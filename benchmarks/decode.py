@@ -14,8 +14,6 @@ carries its adapter (LoRA), llama.cpp has none.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import importlib
 import importlib.metadata
 import json
 import os
@@ -24,130 +22,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
-from kokanee.engine.decoder import Decoder
 from kokanee.engine.embedding import Embedding
 from kokanee.engine.manifest import read_manifest
-from kokanee.engine.onnx import SPIN_US, open_graph
+from kokanee.engine.onnx import SPIN_US
 from kokanee.export.nano.build import build_nano, default_cache
 from kokanee.export.sources import SMOLLM2, fetch
+from kokanee.quant.texts import MEASURED_TEXT
 
 from .machine import machine
+from .rivals import Contender, Kokanee, LlamaCpp, llama_cpp, requantized
 
 N_CTX = 512  # positions
-TEXT = (
-    "The kokanee is a landlocked salmon. It spends its whole life in lakes and streams, and never"
-    " sees the sea. In late summer the fish turn red and swim up the creeks where they hatched, in"
-    " such numbers that a person standing on the bank can hear the water move. They dig their nests"
-    " in gravel, guard them for a week or two, and die. The eggs lie under the ice until spring,"
-    " when the fry wriggle out and drift down to the lake in the dark. Eagles and bears know"
-    " the date as well as anyone, and so do the people who come each year to listen."
-)
-
-
-class Contender(Protocol):
-    """A decoder that can be put back to the end of its prompt."""
-
-    name: str
-
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Forget everything, then take the prompt."""
-        ...
-
-    def step(self, token: int) -> int:
-        """Append a token; the likeliest next one."""
-        ...
-
-
-class Kokanee:
-    """The bundle's LLM graph, adapter included."""
-
-    def __init__(self, bundle: Path, *, threads: int, spin_us: int) -> None:
-        manifest = read_manifest(bundle)
-        dims, llm = manifest.dims, manifest.graphs["llm"]
-        self.name = f"kokanee {llm.scheme}"
-        self._decoder = Decoder(
-            open_graph(bundle / llm.file, device="cpu", threads=threads, spin_us=spin_us),
-            Embedding(bundle, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model),
-            dims,
-            n_ctx=N_CTX,
-            lora_scale=manifest.lora.scale,
-        )
-
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Forget everything, then take the prompt."""
-        self._decoder.cache.trim(0)
-        self._decoder.prefill(self._decoder.embed(ids))
-
-    def step(self, token: int) -> int:
-        """Append a token; the likeliest next one."""
-        return int(self._decoder.step(token).argmax())
-
-
-class LlamaCpp:
-    """A GGUF file through llama.cpp's own C interface: no Python between two tokens but this."""
-
-    def __init__(self, path: Path, name: str, *, threads: int) -> None:
-        self.name, self._cpp = name, _llama_cpp()
-        cpp = self._cpp
-        model = cpp.llama_model_load_from_file(str(path).encode(), cpp.llama_model_default_params())
-        params = cpp.llama_context_default_params()
-        params.n_ctx = N_CTX
-        params.n_threads = params.n_threads_batch = threads
-        self._context = cpp.llama_init_from_model(model, params)
-        self._n_vocab = cpp.llama_vocab_n_tokens(cpp.llama_model_get_vocab(model))
-
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Forget everything, then take the prompt."""
-        self._cpp.llama_memory_clear(self._cpp.llama_get_memory(self._context), True)
-        self._append(ids)
-
-    def step(self, token: int) -> int:
-        """Append a token; the likeliest next one."""
-        self._append([token])
-        logits = self._cpp.llama_get_logits_ith(self._context, -1)
-        return int(np.ctypeslib.as_array(logits, (self._n_vocab,)).argmax())
-
-    def _append(self, ids: Sequence[int]) -> None:
-        tokens = (self._cpp.llama_token * len(ids))(*ids)
-        status = self._cpp.llama_decode(
-            self._context, self._cpp.llama_batch_get_one(tokens, len(ids))
-        )
-        if status != 0:
-            raise RuntimeError(f"llama_decode: {status}")
-
-
-# llama.cpp keeps the callback's address: it must live as long as the module.
-_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
-
-
-def _llama_cpp() -> Any:
-    """The module, silenced; imported here because nothing else needs it."""
-    cpp = importlib.import_module("llama_cpp")
-    cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
-    cpp.llama_backend_init()
-    return cpp
-
-
-def requantized(master: Path, target: Path) -> Path:
-    """`master` as llama.cpp's own Q4_0, made once."""
-    if not target.is_file():
-        cpp = _llama_cpp()
-        params = cpp.llama_model_quantize_default_params()
-        params.ftype = cpp.LLAMA_FTYPE_MOSTLY_Q4_0
-        params.allow_requantize = True
-        partial = target.with_suffix(".partial")
-        status = cpp.llama_model_quantize(
-            str(master).encode(), str(partial).encode(), ctypes.byref(params)
-        )
-        if status != 0:
-            raise RuntimeError(f"llama_model_quantize: {status}")
-        partial.rename(target)
-    return target
 
 
 def measure(
@@ -208,13 +97,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bundle = options.bundle or build_nano(options.cache, keep_parts=True)
     master = fetch(SMOLLM2, options.cache, progress=quiet)
     q4_0 = requantized(master, master.with_name("SmolLM2-135M-Instruct.requantized-Q4_0.gguf"))
+    manifest = read_manifest(bundle)
+    dims, llm = manifest.dims, manifest.graphs["llm"]
     contenders: list[Contender] = [
-        Kokanee(bundle, threads=options.threads, spin_us=options.spin_us),
+        Kokanee(
+            f"kokanee {llm.scheme}",
+            bundle / llm.file,
+            Embedding(bundle, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model),
+            dims,
+            n_ctx=N_CTX,
+            threads=options.threads,
+            lora_scale=manifest.lora.scale,
+            spin_us=options.spin_us,
+        ),
         LlamaCpp(q4_0, "llama.cpp Q4_0 (requantized)", threads=options.threads),
         LlamaCpp(master, "llama.cpp Q4_1 (the master itself)", threads=options.threads),
     ]
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
+    ids = tokenizer.encode(MEASURED_TEXT, add_special_tokens=False).ids
     ids = (ids * N_CTX)[: min(N_CTX, options.prompt + options.tokens)]
     load_before = os.getloadavg()
     rates = measure(contenders, ids, n_prompt=options.prompt, rounds=options.rounds)
@@ -243,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": machine() | {"load_average_before": [round(x, 1) for x in load_before]},
         "versions": {
             "onnxruntime": importlib.metadata.version("onnxruntime"),
-            "llama-cpp-python": _llama_cpp().__version__,
+            "llama-cpp-python": llama_cpp().__version__,
         },
         "bundle": bundle.name,
         "command": "python -m kokanee.benchmarks.decode " + " ".join(sys.argv[1:]),
