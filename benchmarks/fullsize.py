@@ -68,6 +68,7 @@ def measure(size: str, work: Path, llm_quant: str, encoder_quant: str, runs: int
         "command": f"python -m kokanee.benchmarks.fullsize --size {size} --work FOLDER"
         + ("" if llm_quant == "int4" else f" --llm-quant {llm_quant}"),
         "bundle_mb": bundle_mb,
+        "hashes_beside": True,  # "load" holds the time to hash as well
         "build": {"wall_s": built["wall_s"], "peak_rss_mb": built["peak_rss_mb"]},
         "ask": {
             "seconds_of_sound": SECONDS,

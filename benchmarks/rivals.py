@@ -186,7 +186,7 @@ class Torch:
         return out.logits[0, -1]
 
     def _to_nf4(self, module: Any) -> None:
-        import bitsandbytes as bnb  # type: ignore[import-not-found]
+        import bitsandbytes as bnb
 
         for name, child in module.named_children():
             if isinstance(child, self._torch.nn.Linear) and name != "lm_head":

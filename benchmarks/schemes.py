@@ -1,92 +1,77 @@
-"""What storing the LLM at 8 or 4 bits changes: next-token logits against the float bundle's.
+"""What storing nano's LLM in each scheme does to it, and what each scheme then costs.
 
-    python -m kokanee.benchmarks.schemes tests/golden/salmonn
+    python -m kokanee.benchmarks.schemes --work FOLDER [--hear]
 
-For checkpoints and clips as the golden set has them. Soft tokens must not change at all. On the
-golden set's tiny random model the next token is nearly a draw, so agreement is far lower than a
-trained model's would be: the figures say that nothing is broken, and which scheme is nearer.
+Every scheme becomes a bundle through `kokanee quantize nano --compare`, whose receipts are the
+figures: next-token distributions beside the released weights computed in float32, on text and on
+questions about a recording, bytes, memory and speed. With --hear the held-out recordings are heard
+by every one of them as well (three to four minutes each, needs what `kokanee eval` needs).
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from kokanee.engine import Engine, read_audio
-from kokanee.export.checkpoint import read_json
-from kokanee.export.salmonn import Options, Parts, build_salmonn
+from kokanee.engine import read_manifest
+from kokanee.export.nano import build_nano
 
 from .machine import machine
 
-FLOATS = "none"
-SCHEMES = (FLOATS, "int8", "int8_block32", "int4", "int4_block128", "gptq4", "gptq4_block128")
+SCHEMES = ("int8", "llm_int8", "nf4", "gptq4", "kq4", "int4", "gptq4_block128", "int4_block128")
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Trace every clip with every scheme."""
-    model = folder / "model"
-    parts = Parts(
-        salmonn=model / "salmonn.pth",
-        whisper=model / "whisper",
-        beats=model / "beats.pt",
-        llm=model / "llama",
-    )
-    sets = read_json(folder / "vectors" / "manifest.json")["sets"]
-    clips = {clip: next((folder / "audio").glob(f"{clip}.*")) for clip in sets}
-    traced: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for scheme in SCHEMES:
-            bundle = Path(scratch) / scheme
-            options = Options(
-                llm_quant=scheme,
-                encoder_quant="none",
-                qformer=read_json(model / "qformer_bert_overrides.json"),
-            )
-            build_salmonn(
-                bundle, parts, options, progress=lambda *_: None, warn=click.echo, command=__name__
-            )
-            with Engine.open(bundle, device="cpu") as engine:
-                traced[scheme] = [
-                    engine.trace(read_audio(path).pcm, sets[clip]["prompt"], max_new_tokens=1)
-                    for clip, path in clips.items()
-                ]
-    results = {}
-    for scheme in SCHEMES[1:]:
-        pairs = list(zip(traced[scheme], traced[FLOATS], strict=True))
-        got, want = (np.concatenate([pair[i]["prefill_logits"] for pair in pairs]) for i in (0, 1))
-        results[scheme] = {
-            "soft_tokens_equal": all(
-                np.array_equal(a["speech_tokens"], b["speech_tokens"]) for a, b in pairs
-            ),
-            "relative_error": float(np.linalg.norm(got - want) / np.linalg.norm(want)),
-            "top1_agreement": float(np.mean(got.argmax(1) == want.argmax(1))),
-        }
-    return {
-        "what": "LLM schemes against float on the golden set, every position of every prompt",
-        "command": "python -m kokanee.benchmarks.schemes tests/golden/salmonn",
-        "n_clips": len(clips),
-        "n_positions": len(np.concatenate([t["prefill_logits"] for t in traced[FLOATS]])),
-        "results": results,
-        "machine": machine(),
-    }
+def run(*arguments: str) -> dict[str, Any]:
+    """A command's JSON.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    command = [sys.executable, "-m", "kokanee.runtime", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @click.command()
-@click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Where the bundles go; what is there is used again.",
+)
+@click.option("--hear", is_flag=True, help="Hear the held-out recordings too.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="Draw it too.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here too.")
-def main(folder: Path, out: Path | None) -> None:
-    """Measure; a table, then one JSON line."""
-    result = measure(folder)
-    for name, row in result["results"].items():
-        click.echo(
-            f"{name:>14}  relative error {row['relative_error']:.3f}, same next token"
-            f" {row['top1_agreement']:.1%}, soft tokens equal: {row['soft_tokens_equal']}"
-        )
+def main(work: Path, hear: bool, picture: str | None, out: Path | None) -> None:
+    """Measure; one JSON line."""
+    drawn = ("--picture", picture) if picture else ()
+    compared = ("--compare", ",".join(SCHEMES), *drawn, "--json")
+    receipts = run("quantize", "nano", str(work), *compared)["receipts"]
+    kept = read_manifest(build_nano()).receipt
+    assert kept is not None
+    heard = {}
+    if hear:
+        for name in ("as released", *SCHEMES):
+            bundle = "nano" if name == "as released" else str(work / name)
+            scores = run("eval", bundle, "--json")["scores"]
+            heard[name] = {
+                "word_error_rate": scores["words"]["wer"],
+                "sound_top1": scores["sound"]["top1"],
+            }
+    result = {
+        "what": "nano's LLM in each scheme, beside its released weights computed in float32",
+        "command": "python -m kokanee.benchmarks.schemes --work FOLDER --hear",
+        "receipts": receipts,
+        "as_released": json.loads(read_manifest(build_nano()).to_json())["receipt"],
+        "heard": heard,
+        "machine": machine(),
+    }
     if out:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result))

@@ -25,7 +25,9 @@ def figures(results: Path = RESULTS) -> str:
     return "\n\n".join(
         [
             *(_quality(quality), _ask(ask), _decode(decode)),
-            *(_fullsize(full), _encode(read["encode_large"]), _schemes(read["schemes_golden"])),
+            _schemes(read["schemes_nano"], quality),
+            _shapes({size: read[f"shapes_{size}"] for size in ("1b", "7b")}),
+            *(_fullsize(full), _encode(read["encode_large"])),
         ]
     )
 
@@ -135,7 +137,7 @@ def _fullsize(sizes: list[dict[str, Any]]) -> str:
         ("build from float16 shards", *(f"{s['build']['wall_s']:.0f} s" for s in sizes)),
         ("peak memory of the build", *(_gb(s["build"]["peak_rss_mb"]) for s in sizes)),
         ("bundle", *(_gb(s["bundle_mb"]) for s in sizes)),
-        ("verify and open", *(f"{median(s, 'load'):.1f} s" for s in sizes)),
+        ("verify and open", *(f"{_opened(s):.1f} s" for s in sizes)),
         (
             "encode 30 s of sound",
             *(f"{sum(median(s, x) for x in ENCODERS):.1f} s" for s in sizes),
@@ -166,6 +168,13 @@ def _fullsize(sizes: list[dict[str, Any]]) -> str:
         f" {machine['cpu']} with {', '.join(machine['instructions'])}."
         f" `{sizes[0]['command'].replace('7b', '7b|13b')}`"
     )
+
+
+def _opened(size: dict[str, Any]) -> float:
+    """Seconds; older records hashed first and opened then."""
+    stages = size["ask"]["timings_ms"]
+    hashed = 0.0 if size.get("hashes_beside") else stages["verify"]["median"]
+    return float(stages["load"]["median"] + hashed) / 1e3
 
 
 def _fitting(size: dict[str, Any]) -> str:
@@ -202,19 +211,90 @@ def _encode(encode: dict[str, Any]) -> str:
     )
 
 
-def _schemes(schemes: dict[str, Any]) -> str:
-    rows = [
-        (name, f"{row['relative_error']:.3f}", f"{row['top1_agreement']:.1%}")
-        for name, row in schemes["results"].items()
-    ]
-    head = "| LLM scheme | error of the logits | same next token |"
+def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
+    rows = []
+    for name, receipt in {"as released": schemes["as_released"], **schemes["receipts"]}.items():
+        text, audio, cost = receipt["llm"]["text"], receipt["llm"]["audio"], receipt["cost"]
+        heard = schemes["heard"].get(name)
+        rows.append(
+            (
+                f"`{name}`" if name in schemes["receipts"] else name,
+                f"{cost['n_bytes'] / 1e6:.0f} MB",
+                f"{text['kl']:.4f}",
+                f"{audio['kl']:.4f}",
+                f"{text['top1']:.1%}",
+                "" if heard is None else f"{heard['word_error_rate']:.1%}",
+                f"{cost['prefill_tokens_per_s']:.0f}",
+                f"{cost['decode_tokens_per_s']:.0f}",
+            )
+        )
+    exact = schemes["as_released"]["int8_cache"]
+    head = (
+        "| nano's LLM | bundle | KL, text | KL, audio | same next token | word errors | prefill /s"
+        " | decode /s |"
+    )
     return (
-        "### What an LLM scheme changes\n\n"
+        "### What a scheme does\n\n"
         f"{_table(head, rows)}\n\n"
-        f"Against the float bundle on the golden set ({schemes['n_clips']} clips,"
-        f" {schemes['n_positions']} positions); soft tokens are equal to the bit. The golden LLM is"
-        " a tiny random one, whose next token is nearly a draw: this ranks the schemes, a trained"
-        f" model agrees far more often. `{schemes['command']}`"
+        "Beside the released weights computed in float32 (word errors there:"
+        f" {quality['float']['scores']['words']['wer']:.1%}), with the int8 KV cache, whose own"
+        f" part is a KL of {exact['text']['kl']:.4f} and {exact['audio']['kl']:.4f}. Speeds are"
+        f" those of one answer each, on a shared machine. `{schemes['command']}`"
+    )
+
+
+def _shapes(shapes: dict[str, dict[str, Any]]) -> str:
+    """Ours beside others at 1.1B and 7B."""
+    rows, longs = [], []
+    for size, record in shapes.items():
+        for name, row in record["results"].items():
+            prefill = row["prefill"].get("128") or row["prefill"]["32"]
+            share = row.get("share_of_bandwidth")
+            rows.append(
+                (
+                    size,
+                    name,
+                    f"{row['n_bytes'] / 1e9:.2f} GB" if "n_bytes" in row else "",
+                    f"{prefill['median']:.0f}",
+                    f"{row['decode']['median']:.1f}",
+                    "" if share is None else f"{share['median']:.0%}",
+                    f"{row['ready_s']['median']:.1f} s",
+                    f"{row['peak_rss_mb']['median'] / 1e3:.1f} GB",
+                )
+            )
+        for name, row in record["results"].items():
+            if "int8_cache" in row:
+                cache = row["int8_cache"]
+                longs.append(
+                    (
+                        size,
+                        name,
+                        f"{row['decode']['median']:.1f}",
+                        f"{row['decode_long']['median']:.1f}",
+                        f"{cache['decode']['median']:.1f}",
+                        f"{cache['decode_long']['median']:.1f}",
+                    )
+                )
+    ratios = [
+        (size, pair, *(f"{ratio[k]:.2f}" for k in ("decode", "prefill 128", "ready_s")))
+        for size, record in shapes.items()
+        for pair, ratio in record["ratios"].items()
+    ]
+    behind = "| decode /s behind | | 64, float32 cache | 1900 | 64, int8 cache | 1900 |"
+    head = (
+        "| | LLM, random weights | weights | prefill /s | decode /s | of the bandwidth | ready"
+        " | peak memory |"
+    )
+    first = next(iter(shapes.values()))
+    return (
+        "### The LLM at 1.1B and 7B\n\n"
+        f"{_table(head, rows)}\n\n"
+        f"{_table('| | ours / theirs, within a round | decode | prefill | ready |', ratios)}\n\n"
+        f"{_table(behind, longs)}"
+        f"\n\nMedians of {first['rounds']} rounds of processes in turn, {first['threads']} threads"
+        f" of an {first['machine']['cpu']} with {', '.join(first['machine']['instructions'])};"
+        " PyTorch and bitsandbytes: 2 rounds, prefill of 32. Blocks of 32 where nothing else is"
+        f" said, int8 blocks of 128. `{first['command'].replace('1b', '1b|7b')}`"
     )
 
 
