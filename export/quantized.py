@@ -21,9 +21,11 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from kokanee.engine import manifest as m
+from kokanee.engine.audio import read_audio
 from kokanee.engine.decoder import Decoder
 from kokanee.engine.embedding import Embedding
 from kokanee.engine.encoders import Encoders
+from kokanee.engine.errors import CalibrationError
 from kokanee.engine.onnx import open_graph
 from kokanee.quant import blocks as quant
 from kokanee.quant import receipt
@@ -40,11 +42,13 @@ from kokanee.quant.texts import (
     CALIBRATION_TEXT,
     MEASURED_SOUNDS,
     MEASURED_TEXT,
+    RECORDINGS,
 )
 
+from . import topologies
 from .bundle import KV_SCALES, TOKENIZER, save, with_int8_cache
 from .dims import Architecture, LlamaConfig
-from .fill import Tensor
+from .fill import Tensor, fill
 from .sources import Progress
 
 F32 = npt.NDArray[np.float32]
@@ -65,7 +69,8 @@ class Exact:
     lora_scale: float
     llm: Mapping[str, Tensor]  # layers, norms, head, adapter, by their checkpoint's names
     table: Mapping[str, Tensor]  # holds the token embedding
-    encoders: Callable[[], Path] | None  # a folder with exact graphs; None: the bundle's are
+    encoders: Callable[[], Path] | None  # a folder with exact graphs; None: nothing to compare
+    soft_tokens: m.SoftTokens | None = None  # what was found before, where nothing is compared
     says: str  # what it is, for the receipt
 
 
@@ -186,6 +191,40 @@ def finished(
     return dataclasses.replace(manifest, receipt=dataclasses.replace(made, cost=cost))
 
 
+def float_encoders(
+    sizes: Architecture, weights: Mapping[str, Mapping[str, Tensor]], folder: Path
+) -> Path:
+    """Write the encoders' graphs in float32 into a folder.
+
+    Args:
+        sizes: of the model.
+        weights: the checkpoint of each graph.
+        folder: made if missing.
+    """
+    floats = dataclasses.replace(sizes, encoder_packing="f32", connector_packing="f32")
+    folder.mkdir(parents=True, exist_ok=True)
+    for graph in topologies.graphs(floats):
+        if graph.name != "llm":
+            graph.save(folder)
+            layout = graph.layout()
+            fill(layout, weights[graph.name], folder / layout.file)
+    return folder
+
+
+def stamp(treatment: Treatment) -> str:
+    """A text that differs whenever the codes would.
+
+    Raises:
+        CalibrationError: the calibration set cannot be read.
+    """
+    if treatment.calibration is None:
+        return str(treatment)
+    try:
+        return f"{treatment} {m.sha256(treatment.calibration)}"
+    except OSError as error:
+        raise CalibrationError(f"{treatment.calibration}: cannot be read: {error}") from None
+
+
 def calibration_prompts(maker: Maker) -> list[Prompt]:
     """The set that comes with Kokanee."""
     return [*maker.text(CALIBRATION_TEXT), *maker.spoken(CALIBRATION_SOUNDS)]
@@ -291,10 +330,7 @@ def _decoder(
 
 def _soft_tokens(exact: Exact, folder: Path) -> m.SoftTokens | None:
     if exact.encoders is None:
-        return None
-    from kokanee.engine.audio import read_audio
-    from kokanee.quant.texts import RECORDINGS
-
+        return exact.soft_tokens
     pcm = read_audio(RECORDINGS / MEASURED_SOUNDS[0].recording).pcm
     policy, d_audio = exact.policy, exact.dims.d_audio
     got = opened_encoders(folder, policy, d_audio)(pcm)

@@ -25,7 +25,7 @@ from .bundle_weights import BundleWeights
 from .dims import Architecture
 from .fill import Tensor
 from .layout import TABLE, Layout
-from .quantized import Exact, Treatment, finished, quantized
+from .quantized import Exact, Treatment, finished, quantized, stamp
 from .sources import Progress
 
 EncoderQuant = Literal["none", "fp16", "int8"]
@@ -117,13 +117,14 @@ def requantize(
         llm=weights["llm"],
         table=weights[TABLE if TABLE in weights else "llm"],
         encoders=None if after.encoder_packing == before.encoder_packing else lambda: source,
+        soft_tokens=None if manifest.receipt is None else manifest.receipt.soft_tokens,
         says=f"{manifest.name}, its LLM's {before.llm_packing} weights computed in float32",
     )
     with Workspace(out, resumable=True) as space, tempfile.TemporaryDirectory() as scratch:
         topology = Path(scratch)
         layouts = topologies.save(after, topology, int8_cache=treatment.kv_cache == "int8")
         hashes = {name: file.sha256 for name, file in manifest.files.items()}
-        space.take_over(ingredients([hashes, str(treatment)], layouts))
+        space.take_over(ingredients([hashes, stamp(treatment)], layouts))
         return write_bundle(
             space,
             Description(

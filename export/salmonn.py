@@ -32,7 +32,7 @@ from .act_order import InOrder
 from .bundle import FRONT_END, Description, Workspace, write_bundle
 from .checkpoint import Checkpoint, Entry, Unpickler, check_shapes, listed
 from .dims import Architecture
-from .fill import Tensor, fill
+from .fill import Tensor
 from .layout import TABLE, Layout, Shape
 from .llama_tokenizer import llama_tokenizer
 from .llm import EMBEDDING
@@ -47,7 +47,7 @@ from .official import (
     vicuna_warning,
 )
 from .prompts import TASKS, TEMPLATE
-from .quantized import Exact, KvCache, Treatment, finished, quantized
+from .quantized import Exact, KvCache, Treatment, finished, float_encoders, quantized, stamp
 from .requantize import EncoderQuant, ingredients, stored
 from .sources import Progress
 
@@ -165,7 +165,7 @@ def build_salmonn(
         }
         _check_tensors(parts, layouts.values(), checkpoints)
         stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts.files()]
-        space.take_over(ingredients([stats, options.encoder_quant, str(treatment)], layouts))
+        space.take_over(ingredients([stats, options.encoder_quant, stamp(treatment)], layouts))
         description = _description(parts, options, salmonn, architecture, llm, command, progress)
         weights: dict[str, Mapping[str, Tensor]] = {
             name: Checkpoint(entries) for name, entries in checkpoints.items()
@@ -186,7 +186,7 @@ def build_salmonn(
             table=weights["llm"],
             encoders=None
             if options.encoder_quant == "none"
-            else functools.partial(_float_encoders, sizes, weights, space.spill),
+            else functools.partial(float_encoders, sizes, weights, space.spill),
             says="the official files"
             + ("" if llm.gptq is None else ", the LLM's GPTQ codes as they are")
             + ", computed in float32",
@@ -299,19 +299,6 @@ def _scheme(parts: Parts, options: Options, llm: Llm) -> str:
             f" leave --llm-quant {options.llm_quant} out, or give the float model"
         )
     return "int4_block128"  # for its head and table
-
-
-def _float_encoders(
-    sizes: Architecture, weights: Mapping[str, Mapping[str, Tensor]], folder: Path
-) -> Path:
-    """The encoders' graphs in float32, for the receipt; the folder goes with the workspace."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for graph in topologies.graphs(sizes):
-        if graph.name != "llm":
-            graph.save(folder)
-            layout = graph.layout()
-            fill(layout, weights[graph.name], folder / layout.file)
-    return folder
 
 
 # --- the manifest --------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from kokanee.export.bundle import KV_SCALES
 from kokanee.export.ct2 import WhisperEncoderWeights
 from kokanee.export.gguf import LlamaWeights, open_gguf
 from kokanee.export.parity import check_parity
-from kokanee.export.quantized import Exact, Treatment, finished
+from kokanee.export.quantized import Exact, Treatment, finished, float_encoders
 from kokanee.export.reference import BEATs, Connector, WhisperEncoder
 from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
 from kokanee.quant import blocks as quant
@@ -149,6 +149,21 @@ def receipt_and_units(cache: Path) -> Receipt:
     treatment = Treatment(scheme="none", kv_cache="int8", receipt=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "nano"
+        exact = dataclasses.replace(
+            exact,
+            encoders=functools.partial(
+                float_encoders,
+                ARCHITECTURE,
+                {
+                    "speech_encoder": WhisperEncoderWeights(
+                        fetch(WHISPER_BASE, cache, progress=lambda *_: None)
+                    ),
+                    "audio_encoder": load_file(HERE / "audio_encoder.safetensors"),
+                    "connector": load_file(HERE / "connector.safetensors"),
+                },
+                Path(scratch) / "float",
+            ),
+        )
         make(
             *(folder, cache, HERE, ARCHITECTURE, "packages"),
             progress=lambda *_: None,
