@@ -23,7 +23,7 @@ from kokanee.export.nano import build_nano
 
 from .machine import machine
 
-HEARD = ("as released", "int8", "gptq4", "int4")
+HEARD = ("as released", "gptq4", "int4")
 SCHEMES = ("int8", "llm_int8", "nf4", "gptq4", "kq4", "int4", "gptq4_block128", "int4_block128")
 
 
