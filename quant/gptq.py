@@ -17,7 +17,9 @@ from . import fit
 from .blocks import F32, Blocks, fitted, from_grid, padded
 from .schemes import Blockwise
 
-_DAMP = 0.01  # of the mean of H's diagonal, added to it
+# Of the mean of H's diagonal, added to it. With a thousand positions of calibration, fewer than the
+# widest input has channels, 0.05 is nearer than the paper's 0.01 (nano: KL 0.105 against 0.123).
+_DAMP = 0.05
 _LAZY = 32  # columns between updates of all that is behind them
 
 

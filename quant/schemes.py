@@ -122,13 +122,13 @@ LLM_SCHEMES = {
         says="4 bits, scales of least error where the inputs are large (as k-quants)",
     ),
     "gptq4": LlmScheme(
-        packing="int4_block32",
+        packing="int4_zeros_block32",
         head_packing="int8_block32",
         rounding="gptq",
-        says="4 bits, GPTQ, blocks of 32",
+        says="4 bits, GPTQ, blocks of 32 with zeros",
     ),
     "gptq4_block128": LlmScheme(
-        packing="int4_block128",
+        packing="int4_zeros_block128",
         head_packing="int8_block128",
         rounding="gptq",
         says="4 bits, GPTQ, blocks of 128: smallest and fastest",
