@@ -149,6 +149,7 @@ def finished(
     if treatment.kv_cache == "int8":
         progress("calibrating the cache", 0, 1)
         save_file(kv_scales(decoder, calibration_prompts(maker)), folder / KV_SCALES)
+        (folder / KV_SCALES).chmod(0o644)  # safetensors makes it private
         manifest = with_int8_cache(folder, manifest, topology)
         progress("calibrating the cache", 1, 1)
     if not treatment.receipt:

@@ -86,14 +86,14 @@ def _receipt(receipt: Receipt) -> list[Table]:
     """What storing it so did, and what it costs."""
     rows = [
         (
-            what,
+            f"{of}{name}",
             a.n_positions,
             f"{a.kl:.4f}",
             f"{a.top1:.1%}",
             f"{a.perplexity:.1f} ({a.perplexity_exact:.1f})",
         )
-        for what, found in (("", receipt.llm), ("int8 cache alone, ", receipt.int8_cache))
-        for what, a in ((f"{what}{name}", a) for name, a in found.items())
+        for of, found in (("", receipt.llm), ("int8 cache alone, ", receipt.int8_cache))
+        for name, a in found.items()
     ]
     columns = ("prompts", "positions", "KL, nats", "same next token", "perplexity (exact)")
     title = f"Receipt: {receipt.method}; beside {receipt.against}; KL at most {receipt.limits.kl:g}"

@@ -84,10 +84,12 @@ def test_a_scheme_makes_a_bundle_that_answers_and_says_how_good_it_is(
     assert receipt.cost.peak_rss_mb > 20
     assert receipt.cost.decode_tokens_per_s > 1
     assert (manifest.int8_cache is None) == (scheme == "none")
+    assert {p.stat().st_mode & 0o444 for p in out.iterdir()} == {0o444}  # others may read it
     assert len(ask(out)) > 0
     shown = " ".join(cli("inspect", out).split())
     assert "same next token" in shown
     assert "peak memory of an answer" in shown
+    assert "textaudio" not in shown  # the second row's name once held the first's
 
 
 def test_calibrated_schemes_beat_rounding_to_nearest(
