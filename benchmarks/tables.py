@@ -27,7 +27,7 @@ def figures(results: Path = RESULTS) -> str:
             *(_quality(quality), _ask(ask), _decode(decode)),
             _schemes(read["schemes_nano"], quality),
             _shapes({size: read[f"shapes_{size}"] for size in ("1b", "7b")}),
-            *(_fullsize(full), _encode(read["encode_large"])),
+            *(_fullsize(full, read["fullsize_7b_int8_cache"]), _encode(read["encode_large"])),
         ]
     )
 
@@ -129,7 +129,7 @@ def _decode(decode: dict[str, Any]) -> str:
     )
 
 
-def _fullsize(sizes: list[dict[str, Any]]) -> str:
+def _fullsize(sizes: list[dict[str, Any]], with_receipt: dict[str, Any]) -> str:
     def median(size: dict[str, Any], stage: str) -> float:
         return float(size["ask"]["timings_ms"][stage]["median"]) / 1e3
 
@@ -160,12 +160,17 @@ def _fullsize(sizes: list[dict[str, Any]]) -> str:
         rows.append((f"budget with the whole {kind} cache", *whole))
     rows.append(("positions of a float32 cache in the class", *(_fitting(s) for s in sizes)))
     machine = sizes[0]["machine"]
+    busy, built = with_receipt["ask"], with_receipt["build"]
     head = "| synthetic SALMONN, int4, encoders int8 | 7B | 13B |"
     return (
         "### SALMONN at full size\n\n"
         f"{_table(head, rows)}\n\n"
         f"Official names, shapes and shards, random weights, on {machine['n_cpus']} cores of an"
-        f" {machine['cpu']} with {', '.join(machine['instructions'])}."
+        f" {machine['cpu']} with {', '.join(machine['instructions'])}; float32 cache, built"
+        " without a receipt. With the int8 cache and a receipt, on a busier machine (half as fast"
+        f" throughout): build {built['wall_s']:.0f} s and"
+        f" {_gb(built['peak_rss_mb'])}, answer {_gb(busy['peak_rss_mb']['median'])},"
+        f" {busy['peak_rss_to_bundle']:.2f} times the bundle (7B)."
         f" `{sizes[0]['command'].replace('7b', '7b|13b')}`"
     )
 
