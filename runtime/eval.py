@@ -77,6 +77,7 @@ def command(
         engine.session() as session,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
+        options.say_notes(engine)
         shown = bar.add_task("")
         rows = quality.ask_all(
             lambda pcm, questions: _answers(session, pcm, questions),

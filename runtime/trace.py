@@ -62,6 +62,7 @@ def command(
     audio = read_audio(asked.file)
     folder = find_bundle(asked.bundle, cache_dir=cache_dir)
     with Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine:
+        options.say_notes(engine)
         form = engine.manifest.prompt
         if asked.question is None and raw_prompt is None:
             task = task or next(iter(form.tasks), None)

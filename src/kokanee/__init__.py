@@ -9,6 +9,7 @@ with Engine.open(build_nano()) as engine, engine.session() as session:
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         read_audio,
     )
     from kokanee.export.nano import build_nano
+
+logging.getLogger("kokanee").addHandler(logging.NullHandler())  # silent unless asked
 
 __version__ = "0.1.0"
 __all__ = [

@@ -157,6 +157,16 @@ def test_a_bundle_without_a_receipt_or_beyond_its_limits_says_so(
     with Engine.open(out, device="cpu", threads=1) as engine:
         assert "has no receipt" in engine.notes[0]
         assert "has no receipt" in caplog.text
+    said = subprocess.run(
+        [
+            *(sys.executable, "-m", "kokanee.runtime", "ask", str(out)),
+            *(str(RECORDINGS / "speech.wav"), "Who?", "--max-new-tokens", "1", "--json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stderr.count("has no receipt") == 1
     measured = tmp_path / "measured"
     cli("quantize", floats, measured, "--llm-quant", "int4")
     manifest = read_manifest(measured)
