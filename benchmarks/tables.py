@@ -218,12 +218,12 @@ def _encode(encode: dict[str, Any]) -> str:
 
 def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
     rows = []
-    for name, receipt in {"as released": schemes["as_released"], **schemes["receipts"]}.items():
+    for name, receipt in schemes["receipts"].items():
         text, audio, cost = receipt["llm"]["text"], receipt["llm"]["audio"], receipt["cost"]
         heard = schemes["heard"].get(name)
         rows.append(
             (
-                f"`{name}`" if name in schemes["receipts"] else name,
+                f"`{name}`" if " " not in name else name,
                 f"{cost['n_bytes'] / 1e6:.0f} MB",
                 f"{text['kl']:.4f}",
                 f"{audio['kl']:.4f}",
@@ -233,7 +233,7 @@ def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
                 f"{cost['decode_tokens_per_s']:.0f}",
             )
         )
-    exact = schemes["as_released"]["int8_cache"]
+    exact = schemes["receipts"]["as released"]["int8_cache"]
     head = (
         "| nano's LLM | bundle | KL, text | KL, audio | same next token | word errors | prefill /s"
         " | decode /s |"
@@ -244,7 +244,7 @@ def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
         "Beside the released weights computed in float32 (word errors there:"
         f" {quality['float']['scores']['words']['wer']:.1%}), with the int8 KV cache, whose own"
         f" part is a KL of {exact['text']['kl']:.4f} and {exact['audio']['kl']:.4f}. Speeds are"
-        f" those of one answer each, on a shared machine. `{schemes['command']}`"
+        f" medians of {schemes['rounds']} answers in turn, a process each. `{schemes['command']}`"
     )
 
 

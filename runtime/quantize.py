@@ -115,7 +115,7 @@ def command(
             )
     receipts = {name: m.receipt for name, m in made.items() if m.receipt is not None}
     if picture is not None:
-        _draw(receipts, picture)
+        draw(receipts, picture)
     if as_json:
         found = {name: dataclasses.asdict(r) for name, r in receipts.items()}
         click.echo(json.dumps({"folder": str(out) if out else None, "receipts": found}))
@@ -147,8 +147,8 @@ def table(receipts: Mapping[str, Receipt]) -> Table:
     return made
 
 
-def _draw(receipts: Mapping[str, Receipt], path: Path) -> None:
-    """Quality against bytes; the area of a point is its speed."""
+def draw(receipts: Mapping[str, Receipt], path: Path) -> None:
+    """Quality against bytes; the area of a point is its speed. Needs matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -157,13 +157,22 @@ def _draw(receipts: Mapping[str, Receipt], path: Path) -> None:
         ) from None
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, receipt in receipts.items():
+    # Neighbours are told apart by standing below and above their points.
+    ranked = sorted(receipts.items(), key=lambda item: item[1].llm["text"].kl)
+    for i, (name, receipt) in enumerate(ranked):
         if receipt.cost is None:
             continue
         at = receipt.cost.n_bytes / 1e6, max(receipt.llm["text"].kl, 1e-5)
-        axes.scatter(*at, s=4 * receipt.cost.decode_tokens_per_s, alpha=0.6)
-        speed = f"{receipt.cost.decode_tokens_per_s:.0f} tokens/s"
-        axes.annotate(f"{name}\n{speed}", at, textcoords="offset points", xytext=(9, -4), size=8)
+        axes.scatter(*at, s=2 * receipt.cost.decode_tokens_per_s, alpha=0.6)
+        text = f"{name}, {receipt.cost.decode_tokens_per_s:.0f} tokens/s"
+        axes.annotate(
+            text,
+            at,
+            textcoords="offset points",
+            xytext=(0, 10 if i % 2 else -17),
+            ha="center",
+            size=8,
+        )
     axes.set_yscale("log")
     axes.set_xlabel("bundle, MB")
     axes.set_ylabel("KL divergence from the exact model, nats")
