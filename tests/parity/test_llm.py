@@ -335,10 +335,12 @@ def test_an_int8_cache_is_a_quarter_as_large_and_nearly_as_exact(
     full, short = both_caches
     assert short.cache.n_bytes * 4 == full.cache.n_bytes
     embeds = some_embeds(40, SMALL.d_model)
-    want = [full.prefill(embeds).copy(), *(full.step(i).copy() for i in (3, 5, 8))]
-    got = [short.prefill(embeds).copy(), *(short.step(i).copy() for i in (3, 5, 8))]
-    error = np.linalg.norm(np.subtract(got, want)) / np.linalg.norm(want)
-    assert 0 < error < 0.08  # two random layers make an error of 1 % in keys five times as large
+    want, got = (model.all_logits(embeds) for model in (full, short))
+    want = np.stack([*want, *(full.step(i).copy() for i in (3, 5, 8))])
+    got = np.stack([*got, *(short.step(i).copy() for i in (3, 5, 8))])
+    errors = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
+    # A key that is clipped moves a whole row of a random model; most rows have none.
+    assert 0 < np.median(errors) < 0.05
 
 
 def test_an_int8_cache_goes_back_exactly_and_branches(
