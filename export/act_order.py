@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kokanee.engine.errors import CheckpointError
-from kokanee.quant import blocks as quant
-from kokanee.quant.blocks import Blocks
 
-from .fill import Tensor
+from .fill import Changed, Tensor, as_floats
 from .gptq_checkpoint import GptqWeights, shared_order
 
 _GROUPS = {
@@ -102,28 +100,17 @@ class Ordered(Mapping[str, Tensor]):
         return shared_order(self._weights, full)
 
 
-class InOrder(Mapping[str, Tensor]):
+def in_order(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Tensors as they would be without act-order: floats, columns back in their places."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        value = self._tensors[name]
+    def restored(name: str, value: Tensor) -> Tensor:
         matrix = _MATRIX.fullmatch(name)
         key = order_key(matrix[1], _GROUP_OF[matrix[2]]) if matrix else ""
-        if key not in self._tensors:
+        if key not in tensors:
             return value
-        stored = quant.dequantize(value) if isinstance(value, Blocks) else np.asarray(value, "f4")
+        stored = as_floats(value)
         columns = np.empty_like(stored)
-        columns[:, np.asarray(self._tensors[key]).astype(np.int64)] = stored
+        columns[:, as_floats(tensors[key]).astype(np.int64)] = stored
         return columns
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    return Changed(tensors, restored)

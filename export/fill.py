@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,35 @@ Progress = Callable[[int, int], None]
 _AHEAD = 2  # weights in preparation while one is written
 _JOURNAL_EVERY = 256 << 20  # bytes between notes of how far a resumable file is
 _HASH_CHUNK = 1 << 20  # bytes
+
+
+Kept = TypeVar("Kept")
+Given = TypeVar("Given")
+
+
+class Changed(Mapping[str, Given], Generic[Kept, Given]):
+    """Tensors that are changed when they are asked for; a name costs nothing."""
+
+    def __init__(self, tensors: Mapping[str, Kept], change: Callable[[str, Kept], Given]) -> None:
+        self._tensors, self._change = tensors, change
+
+    def __getitem__(self, name: str) -> Given:
+        return self._change(name, self._tensors[name])
+
+    def __contains__(self, name: object) -> bool:
+        """Without reading the tensor, as the inherited method would."""
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def as_floats(value: Tensor) -> F32:
+    """A tensor as float32, whatever it is kept in."""
+    return quant.dequantize(value) if isinstance(value, Blocks) else np.asarray(value, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +184,7 @@ def _value(weight: Weight, checkpoint: Mapping[str, Tensor]) -> F32 | Blocks:
     sources = [_read(source, checkpoint) for source in weight.sources]
     if all(isinstance(s, Blocks) for s in sources) and weight.transforms in ((), ("concat 0",)):
         return quant.concat([s for s in sources if isinstance(s, Blocks)])
-    values = [quant.dequantize(s) if isinstance(s, Blocks) else s for s in sources]
+    values = [as_floats(s) for s in sources]
     for text in weight.transforms:
         name, numbers = parse_transform(text)
         values = [_APPLY[name](values, numbers)]
@@ -190,8 +219,7 @@ def _packed(packing: str, value: F32 | Blocks) -> dict[str, npt.NDArray[np.gener
     """The arrays of a weight by role."""
     scheme = BLOCKWISE.get(packing)
     if scheme is None:
-        values = quant.dequantize(value) if isinstance(value, Blocks) else value
-        return {"values": values}
+        return {"values": as_floats(value)}
     if isinstance(value, Blocks) and value.scheme != scheme:
         value = quant.dequantize(value)
     if not isinstance(value, Blocks):

@@ -1,9 +1,11 @@
 """What every build does with its LLM: codes from float weights, units of the cache, the receipt.
 
-float weights --+--> quant.calibrate: codes, layer by layer ----> fill --> llm.bin
-prompts --------+                                                             |
-|                                                          quant.kv_cache: units
-+--> float model, layer by layer --> quant.receipt <-- the bundle as it opens
+    float weights --+--> quant.calibrate: codes, layer by layer --> fill --> llm.bin
+    prompts --------+                                                          |
+       |                                                      quant.kv_cache: units
+       +--> float model, layer by layer --> quant.receipt <-- the bundle as it opens
+
+`kokanee build` and `kokanee quantize` have this in common.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -27,9 +29,7 @@ from kokanee.engine.embedding import Embedding
 from kokanee.engine.encoders import Encoders
 from kokanee.engine.errors import CalibrationError
 from kokanee.engine.onnx import open_graph
-from kokanee.quant import blocks as quant
 from kokanee.quant import receipt
-from kokanee.quant.blocks import Blocks
 from kokanee.quant.calibrate import calibrate
 from kokanee.quant.kv_cache import kv_scales
 from kokanee.quant.llama import EMBEDDING, Llama, Shape
@@ -48,7 +48,7 @@ from kokanee.quant.texts import (
 from . import topologies
 from .bundle import KV_SCALES, TOKENIZER, save, with_int8_cache
 from .dims import Architecture, LlamaConfig
-from .fill import Tensor, fill
+from .fill import Changed, Tensor, as_floats, fill
 from .sources import Progress
 
 F32 = npt.NDArray[np.float32]
@@ -103,7 +103,7 @@ def quantized(
     if scheme is None or scheme.rounding == "nearest":
         return exact.llm
     if not scheme.calibrates:
-        return _Recoded(exact.llm, scheme)
+        return _recoded(exact.llm, scheme)
     maker = _maker(exact, folder)
     chosen = treatment.calibration
     prompts = calibration_prompts(maker) if chosen is None else maker.of_file(chosen)
@@ -246,51 +246,26 @@ def opened_encoders(folder: Path, policy: m.Policy, d_audio: int) -> Encode:
     return lambda pcm: encoders.encode(pcm).soft_tokens
 
 
-class _Floats(Mapping[str, F32]):
+def _floats(tensors: Mapping[str, Tensor]) -> Mapping[str, F32]:
     """Tensors as float32, whatever they are kept in."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> F32:
-        value = self._tensors[name]
-        return quant.dequantize(value) if isinstance(value, Blocks) else np.asarray(value, "f4")
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    return Changed(tensors, lambda _, value: as_floats(value))
 
 
-class _Recoded(Mapping[str, Tensor]):
+def _recoded(tensors: Mapping[str, Tensor], scheme: LlmScheme) -> Mapping[str, Tensor]:
     """Layers' matrices in bitsandbytes' values, made when they are asked for."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], scheme: LlmScheme) -> None:
-        self._tensors, self._floats, self._scheme = tensors, _Floats(tensors), scheme
-
-    def __getitem__(self, name: str) -> Tensor:
+    def recode(name: str, value: Tensor) -> Tensor:
         if ".lora_" in name or not name.endswith("_proj.weight"):
-            return self._tensors[name]
-        if self._scheme.rounding == "rows":
-            return quantize_rows(self._floats[name])
-        return reencoded(quantize_nf4(self._floats[name]), BLOCKWISE[self._scheme.packing])
+            return value
+        if scheme.rounding == "rows":
+            return quantize_rows(as_floats(value))
+        return reencoded(quantize_nf4(as_floats(value)), BLOCKWISE[scheme.packing])
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    return Changed(tensors, recode)
 
 
 def _maker(exact: Exact, folder: Path) -> Maker:
-    table = _Floats(exact.table)[EMBEDDING]
+    table = _floats(exact.table)[EMBEDDING]
 
     def embed(ids: Sequence[int]) -> F32:
         return table[np.asarray(ids, np.int64)]
@@ -304,7 +279,7 @@ def _maker(exact: Exact, folder: Path) -> Maker:
 
 
 def _llama(exact: Exact) -> Llama:
-    return Llama(_shape(exact.architecture.llm), _Floats(exact.llm), lora_scale=exact.lora_scale)
+    return Llama(_shape(exact.architecture.llm), _floats(exact.llm), lora_scale=exact.lora_scale)
 
 
 def _shape(config: LlamaConfig) -> Shape:

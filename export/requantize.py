@@ -1,7 +1,9 @@
 """A bundle -> the same model stored otherwise.
 
-bundle --bundle_weights: tensors by their checkpoint's names--> topologies for other packings
---quantized: codes--> fill --quantized: cache, receipt--> bundle
+    bundle --bundle_weights: tensors by their checkpoint's names--> topologies for other packings
+           --quantized: codes--> fill --quantized: cache, receipt--> bundle
+
+What a bundle has lost stays lost.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from kokanee.engine import manifest as m
 from kokanee.quant.schemes import LLM_SCHEMES, TIED_HEAD
 
 from . import topologies
-from .act_order import InOrder
+from .act_order import in_order
 from .bundle import Description, Workspace, write_bundle
 from .bundle_weights import BundleWeights
 from .dims import Architecture
@@ -106,7 +108,7 @@ def requantize(
         name: BundleWeights(source, layout) for name, layout in topologies.layouts(before).items()
     }
     if before.llm.act_order:
-        weights["llm"] = InOrder(weights["llm"])
+        weights["llm"] = in_order(weights["llm"])
         after = dataclasses.replace(after, llm=dataclasses.replace(after.llm, act_order=False))
     exact = Exact(
         architecture=after,

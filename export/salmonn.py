@@ -28,7 +28,7 @@ from kokanee.engine.manifest import (
 )
 
 from . import topologies
-from .act_order import InOrder
+from .act_order import in_order
 from .bundle import FRONT_END, Description, Workspace, write_bundle
 from .checkpoint import Checkpoint, Entry, Unpickler, check_shapes, listed
 from .dims import Architecture
@@ -175,7 +175,7 @@ def build_salmonn(
             adapter = Checkpoint(salmonn.adapter)
             # A ChainMap only ever writes to its first map, so read-only ones will do.
             weights["llm"] = ChainMap(cast("Any", adapter), cast("Any", llm.gptq))
-            exact_llm = InOrder(weights["llm"])
+            exact_llm = in_order(weights["llm"])
         exact = Exact(
             architecture=architecture,
             dims=description.dims,

@@ -1,10 +1,12 @@
 """A bundle and its exact model, on the same prompts -> the receipt in the bundle's manifest.
 
-prompts --+--> bundle, as it opens ---------> logits --+--> KL, same token, perplexity
-+--> bundle, float32 cache -------> logits --+
-+--> float model, layer by layer -> logits --+
-recording --> bundle's and exact encoders --> soft tokens --> cosine, signal to noise
-recording --> `kokanee ask` in a process of its own --> memory, tokens a second
+    prompts --+--> bundle, as it opens ---------> logits --+--> KL, same token, perplexity
+              +--> bundle, float32 cache -------> logits --+
+              +--> float model, layer by layer -> logits --+
+    recording --> bundle's and exact encoders --> soft tokens --> cosine, signal to noise
+    recording --> `kokanee ask` in a process of its own --> memory, tokens a second
+
+What is compared has seen the same inputs, so that a figure says what one part lost.
 """
 
 from __future__ import annotations
