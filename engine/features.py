@@ -3,12 +3,15 @@
     pcm [n_samples] --+-- log_mel() --> [n_mels, n_samples // 160]           speech encoder
                       +-- fbank() ----> [1 + (n_samples - 400) // 160, 128]  audio encoder
 
-Neither pads to a fixed length: the caller decides how long the audio is. Both work in float64,
-a few hundred frames at a time: the reference's filter bank does, and in float32 its quiet frames
-would move by up to 0.016.
+Neither pads to a fixed length: the caller decides how long the audio is. Both work in float64: the
+reference's filter bank does, and in float32 its quiet frames would move by up to 0.016.
+
+A sound that is still arriving keeps the frames that it has: `LogMel` and `Fbank` hold them and are
+asked for the whole picture again and again. Frames are computed in blocks of fixed size and place,
+so that a sound has the same picture to the last bit however it arrived.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -27,68 +30,156 @@ FBANK_SCALE = 32_768.0  # samples arrive in [-1, 1]; Kaldi counts in 16-bit step
 FBANK_FLOOR = 2.0**-23  # float32's epsilon, the least energy that is taken the log of
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet's filter banks, from BEATs
 
-FRAMES_AT_ONCE = 256  # x 512 samples of 8 bytes: 1 MiB, which stays in the cache
+BLOCK = 32  # frames computed at once; a last block that is not full is filled up with silence
 
 
-def log_mel(pcm: F32, *, n_mels: int = 80) -> F32:
-    """Whisper's log-mel spectrogram of exactly the samples given.
+class LogMel:
+    """Whisper's log-mel spectrogram of a sound that grows; not for use by two threads.
 
-    Args:
-        pcm: Samples at 16 kHz, [n_samples], at least 400 of them.
-        n_mels: Mel bands: 80 up to Whisper large-v2, 128 in large-v3.
-
-    Returns:
-        [n_mels, n_samples // 160]. Quiet is clamped to 8 decades of power below the loudest
-        frame given, so a clip and a part of that clip differ.
-
-    Raises:
-        ValueError: If `pcm` is not one-dimensional float32 or shorter than one window.
-
-    Source: openai/whisper, whisper/audio.py (`log_mel_spectrogram`), in NumPy.
+    Source: openai/whisper, whisper/audio.py (`log_mel_spectrogram`), in NumPy. The clip-wide maximum
+    is taken anew for every picture, over frames that are computed once.
     """
-    _check(pcm)
-    centred = np.pad(pcm, WINDOW // 2, mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)  # periodic Hann
-    filters = _slaney_filters(n_mels)
-    mel = np.empty((len(pcm) // HOP, n_mels), np.float64)
-    for at, frames in _frames(centred, len(mel)):
-        power = np.abs(np.fft.rfft(frames * window)) ** 2  # [n_frames, 201]
-        mel[at : at + len(frames)] = power @ filters
-    log = np.log10(np.maximum(mel, 1e-10, out=mel), out=mel)
-    np.maximum(log, log.max() - 8.0, out=log)
-    return np.ascontiguousarray(((log + 4.0) / 4.0).T, dtype=np.float32)
+
+    def __init__(self, n_mels: int = 80) -> None:
+        """Holds nothing yet.
+
+        Args:
+            n_mels: Mel bands: 80 up to Whisper large-v2, 128 in large-v3.
+        """
+        self._filters = _slaney_filters(n_mels)
+        self._window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)  # periodic Hann
+        self._rows = _Rows(n_mels, self._block)
+
+    def extend(self, pcm: F32) -> None:
+        """Compute what [n_samples] settles for good: whole blocks of frames within the samples."""
+        n_settled = max(0, (len(pcm) - WINDOW // 2) // HOP + 1)
+        # The mirrored start needs no more than the first block has.
+        self._rows.extend(_mirrored_start(pcm), n_settled // BLOCK * BLOCK)
+
+    def picture(self, pcm: F32) -> F32:
+        """The spectrogram of exactly the samples given.
+
+        Args:
+            pcm: [n_samples], at least 400, float32 at 16 kHz; begins with all that was ever given
+                to `extend`.
+
+        Returns:
+            [n_mels, n_samples // 160]. Quiet is clamped to 8 decades of power below the loudest
+            frame given, so a clip and a part of that clip differ.
+
+        Raises:
+            ValueError: If `pcm` is not one-dimensional float32 or shorter than one window.
+        """
+        _check(pcm)
+        self.extend(pcm)
+        centred = np.pad(pcm, WINDOW // 2, mode="reflect")
+        log = self._rows.all(centred, len(pcm) // HOP)
+        np.maximum(log, log.max() - 8.0, out=log)
+        return np.ascontiguousarray(((log + 4.0) / 4.0).T, dtype=np.float32)
+
+    def _block(self, frames: F64) -> F64:
+        power = np.abs(np.fft.rfft(frames * self._window)) ** 2  # [BLOCK, 201]
+        return np.log10(np.maximum(power @ self._filters, 1e-10))
 
 
-def fbank(pcm: F32) -> F32:
-    """Kaldi's log mel filter bank, normalised as BEATs was trained.
+class Fbank:
+    """Kaldi's log mel filter bank, normalised as BEATs was trained, of a sound that grows.
 
-    Args:
-        pcm: Samples at 16 kHz, [n_samples], at least 400 of them, in [-1, 1].
-
-    Returns:
-        [n_frames, 128]; n_frames = 1 + (n_samples - 400) // 160, whole windows only.
-
-    Raises:
-        ValueError: If `pcm` is not one-dimensional float32 or shorter than one window.
+    Not for use by two threads.
 
     Source: pytorch/audio, torchaudio/compliance/kaldi.py (`fbank`) with its defaults, 128 bins and
     no dither, in NumPy; microsoft/unilm, beats/BEATs.py (`preprocess`) for scale, mean and
     deviation.
     """
-    _check(pcm)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
-    povey = hann**0.85
-    filters = _kaldi_filters()
-    out = np.empty((1 + (len(pcm) - WINDOW) // HOP, N_FBANK), np.float32)
-    for at, frames in _frames(pcm, len(out)):
+
+    def __init__(self) -> None:
+        """Holds nothing yet."""
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
+        self._povey = hann**0.85
+        self._filters = _kaldi_filters()
+        self._rows = _Rows(N_FBANK, self._block)
+
+    def extend(self, pcm: F32) -> None:
+        """Compute what [n_samples] settles for good: whole blocks of frames within the samples."""
+        n_settled = max(0, 1 + (len(pcm) - WINDOW) // HOP)
+        self._rows.extend(pcm, n_settled // BLOCK * BLOCK)
+
+    def picture(self, pcm: F32) -> F32:
+        """The filter bank of exactly the samples given.
+
+        Args:
+            pcm: [n_samples], at least 400, float32 at 16 kHz, in [-1, 1]; begins with all that was
+                ever given to `extend`.
+
+        Returns:
+            [n_frames, 128]; n_frames = 1 + (n_samples - 400) // 160, whole windows only.
+
+        Raises:
+            ValueError: If `pcm` is not one-dimensional float32 or shorter than one window.
+        """
+        _check(pcm)
+        self.extend(pcm)
+        return self._rows.all(pcm, 1 + (len(pcm) - WINDOW) // HOP).astype(np.float32)
+
+    def _block(self, frames: F64) -> F64:
         x = frames * FBANK_SCALE
         x -= x.mean(axis=1, keepdims=True)
         x[:, 1:] -= 0.97 * x[:, :-1]  # the right side is computed before anything is written
         x[:, 0] *= 1.0 - 0.97
-        power = np.abs(np.fft.rfft(x * povey, FBANK_FFT)) ** 2  # [n_frames, 257]
-        energy = np.log(np.maximum(power @ filters, FBANK_FLOOR))
-        out[at : at + len(frames)] = (energy - FBANK_MEAN) / (2.0 * FBANK_STD)
-    return out
+        power = np.abs(np.fft.rfft(x * self._povey, FBANK_FFT)) ** 2  # [BLOCK, 257]
+        energy = np.log(np.maximum(power @ self._filters, FBANK_FLOOR))
+        normal: F64 = (energy - FBANK_MEAN) / (2.0 * FBANK_STD)
+        return normal
+
+
+def log_mel(pcm: F32, *, n_mels: int = 80) -> F32:
+    """`LogMel.picture` of a sound that is whole: [n_mels, n_samples // 160]."""
+    return LogMel(n_mels).picture(pcm)
+
+
+def fbank(pcm: F32) -> F32:
+    """`Fbank.picture` of a sound that is whole: [1 + (n_samples - 400) // 160, 128]."""
+    return Fbank().picture(pcm)
+
+
+class _Rows:
+    """Frames made of overlapping windows, block by block; settled ones are kept."""
+
+    def __init__(self, n_bins: int, block: Callable[[F64], F64]) -> None:
+        self._block = block
+        self._kept = np.empty((0, n_bins), np.float64)
+        self._n_kept = 0
+
+    def extend(self, samples: F32, n_frames: int) -> None:
+        """Compute and keep frames up to n_frames, a multiple of BLOCK."""
+        if n_frames > len(self._kept):  # twice as much as before: few copies
+            grown = np.empty((2 * n_frames, self._kept.shape[1]), np.float64)
+            grown[: self._n_kept] = self._kept[: self._n_kept]
+            self._kept = grown
+        while self._n_kept < n_frames:
+            made = self._computed(samples, self._n_kept)
+            self._kept[self._n_kept : self._n_kept + BLOCK] = made
+            self._n_kept += BLOCK
+
+    def all(self, samples: F32, n_frames: int) -> F64:
+        """A copy of the kept frames, with those behind them computed for now."""
+        rows = np.empty((-(-n_frames // BLOCK) * BLOCK, self._kept.shape[1]), np.float64)
+        n_kept = min(self._n_kept, len(rows))
+        rows[:n_kept] = self._kept[:n_kept]
+        for at in range(n_kept, len(rows), BLOCK):
+            rows[at : at + BLOCK] = self._computed(samples, at)
+        return rows[:n_frames]
+
+    def _computed(self, samples: F32, at: int) -> F64:
+        start = at * HOP
+        stretch = samples[start : start + (BLOCK - 1) * HOP + WINDOW].astype(np.float64)
+        stretch = np.pad(stretch, (0, (BLOCK - 1) * HOP + WINDOW - len(stretch)))
+        return self._block(np.lib.stride_tricks.sliding_window_view(stretch, WINDOW)[::HOP])
+
+
+def _mirrored_start(pcm: F32) -> F32:
+    """Samples behind a reflection of their first: frame 0 is centred on sample 0."""
+    return np.concatenate([pcm[WINDOW // 2 : 0 : -1], pcm])
 
 
 def _check(pcm: F32) -> None:
@@ -96,13 +187,6 @@ def _check(pcm: F32) -> None:
         raise ValueError(
             f"pcm: expected float32 [n_samples >= {WINDOW}], got {pcm.dtype} {list(pcm.shape)}"
         )
-
-
-def _frames(pcm: F32, n_frames: int) -> Iterator[tuple[int, F64]]:
-    """Overlapping windows as (first frame, float64 [<= FRAMES_AT_ONCE, 400])."""
-    windows = np.lib.stride_tricks.sliding_window_view(pcm, WINDOW)[::HOP][:n_frames]  # a view
-    for at in range(0, n_frames, FRAMES_AT_ONCE):
-        yield at, windows[at : at + FRAMES_AT_ONCE].astype(np.float64)
 
 
 @cache
