@@ -1,8 +1,8 @@
 """Samples in, text out: NumPy, ONNX Runtime and a tokenizer, nothing else.
 
 Read the modules in this order and you have followed a sound from samples to text: manifest, audio,
-segments, features, encoders, prompt, embedding, kv_cache, decoder, sampling, beam_search, text,
-session, engine.
+segments, features, encoders, growing, prompt, embedding, kv_cache, decoder, context, hearing,
+sampling, beam_search, text, session, engine.
 """
 
 from .audio import Audio, AudioLimits, read_audio
@@ -21,11 +21,15 @@ from .errors import (
     SessionClosed,
     SourceError,
 )
+from .growing import EXACT, FAST, Streaming
+from .hearing import Heard, Hearing
 from .manifest import Manifest, read_manifest
 from .sampling import Sampling
-from .session import Answer, Heard, Session
+from .session import Answer, Session
 
 __all__ = [
+    "EXACT",
+    "FAST",
     "Answer",
     "Audio",
     "AudioFormatError",
@@ -38,6 +42,7 @@ __all__ = [
     "DeviceError",
     "Engine",
     "Heard",
+    "Hearing",
     "KokaneeError",
     "Manifest",
     "ManifestError",
@@ -46,6 +51,7 @@ __all__ = [
     "Session",
     "SessionClosed",
     "SourceError",
+    "Streaming",
     "read_audio",
     "read_manifest",
 ]

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .features import SAMPLE_RATE, fbank, log_mel
+from .features import SAMPLE_RATE, Fbank, LogMel
 from .manifest import Policy
 from .segments import Segment, apply_policy
 
@@ -31,6 +31,25 @@ class Graph(Protocol):
 
 
 STAGES = ("features", "speech_encoder", "audio_encoder", "connector")
+
+
+class Features:
+    """Both pictures of one sound, with the frames that are settled."""
+
+    def __init__(self) -> None:
+        """Of a sound that has not begun."""
+        self.log_mel = LogMel()
+        self.fbank = Fbank()
+
+    def extend(self, pcm: F32) -> None:
+        """Compute what [n_samples], the whole sound so far, settles for good."""
+        self.log_mel.extend(pcm)
+        self.fbank.extend(pcm)
+
+    def trim(self, n_samples: int) -> None:
+        """The sound ends after n_samples, whatever came behind them."""
+        self.log_mel.trim(n_samples)
+        self.fbank.trim(n_samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +97,7 @@ class Encoders:
         heard = apply_policy(pcm, policy or self._policy)
         timings_ms = dict.fromkeys(STAGES, 0.0)
         parts = [
-            self.arrays(s, timings_ms, audio_encoder=audio_encoder)["speech_tokens"]
-            for s in heard.segments
+            self.soft_tokens(s, timings_ms, audio_encoder=audio_encoder) for s in heard.segments
         ]
         return Encoded(
             soft_tokens=np.concatenate(parts),
@@ -89,21 +107,41 @@ class Encoders:
             timings_ms=timings_ms,
         )
 
+    def soft_tokens(
+        self,
+        segment: Segment,
+        timings_ms: dict[str, float],
+        *,
+        audio_encoder: bool = True,
+        features: Features | None = None,
+    ) -> F32:
+        """What `arrays` calls speech_tokens: [n_windows * n_queries, d_model]."""
+        return self.arrays(segment, timings_ms, audio_encoder=audio_encoder, features=features)[
+            "speech_tokens"
+        ]
+
     def arrays(
-        self, segment: Segment, timings_ms: dict[str, float], *, audio_encoder: bool = True
+        self,
+        segment: Segment,
+        timings_ms: dict[str, float],
+        *,
+        audio_encoder: bool = True,
+        features: Features | None = None,
     ) -> dict[str, F32]:
         """Every array between a segment's samples and its soft tokens, as the reference calls it.
 
         Args:
             segment: samples for either encoder.
             timings_ms: milliseconds by stage; added to.
+            features: of a sound that grew to this segment; they keep what they computed.
             audio_encoder: False leaves BEATs out: its half of every frame is then zeros, which is
                 what a trained connector sees where BEATs has no frame. An ablation, for measuring
                 what BEATs contributes; SALMONN was never trained so.
         """
         clock = _Clock(timings_ms)
-        mel = log_mel(segment.speech_pcm)
-        bank = fbank(segment.audio_pcm)
+        features = features or Features()
+        mel = features.log_mel.picture(segment.speech_pcm)
+        bank = features.fbank.picture(segment.audio_pcm)
         clock.lap("features")
         (speech,) = self._speech_encoder.run(["speech"], {"log_mel": mel[None]})
         clock.lap("speech_encoder")

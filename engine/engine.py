@@ -18,13 +18,14 @@ from tokenizers import Tokenizer
 
 from .decoder import Decoder
 from .embedding import Embedding
-from .encoders import STAGES, Encoders
+from .encoders import STAGES, Encoders, Features
 from .errors import DeviceError, ManifestError, SessionClosed
 from .features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
+from .growing import GrowingSound
 from .manifest import GRAPHS, Manifest, Policy, check_sizes, read_manifest, verify_files
 from .onnx import has_cuda, open_graph
 from .prompt import tokenise
-from .segments import apply_policy
+from .segments import Segment, apply_policy
 from .session import Session
 
 F32 = npt.NDArray[np.float32]
@@ -186,13 +187,25 @@ class Engine:
         n_ctx = min(DEFAULT_N_CTX, dims.n_positions) if n_ctx is None else n_ctx
         if not 0 < n_ctx <= dims.n_positions:
             raise ValueError(f"n_ctx: expected 1 to {dims.n_positions}, got {n_ctx}")
+        policy = policy or self.manifest.policy
+
+        def soft_tokens(segment: Segment, timings_ms: dict[str, float], features: Features) -> F32:
+            return self.encoders.soft_tokens(
+                segment, timings_ms, audio_encoder=audio_encoder, features=features
+            )
+
         return Session(
             encode=functools.partial(
                 self.encoders.encode, policy=policy, audio_encoder=audio_encoder
             ),
+            grow=lambda streaming: GrowingSound(
+                soft_tokens, policy, streaming, d_model=dims.d_model
+            ),
             decoder=self._decoder(n_ctx, lora_scale),
             form=self.manifest.prompt,
             tokenizer=self._tokenizer,
+            d_model=dims.d_model,
+            n_queries=policy.n_queries,
         )
 
     def trace(

@@ -36,8 +36,8 @@ BLOCK = 32  # frames computed at once; a last block that is not full is filled u
 class LogMel:
     """Whisper's log-mel spectrogram of a sound that grows; not for use by two threads.
 
-    Source: openai/whisper, whisper/audio.py (`log_mel_spectrogram`), in NumPy. The clip-wide maximum
-    is taken anew for every picture, over frames that are computed once.
+    Source: openai/whisper, whisper/audio.py (`log_mel_spectrogram`), in NumPy. The maximum of the
+    clip is taken anew for every picture, over frames that are computed once.
     """
 
     def __init__(self, n_mels: int = 80) -> None:
@@ -52,9 +52,11 @@ class LogMel:
 
     def extend(self, pcm: F32) -> None:
         """Compute what [n_samples] settles for good: whole blocks of frames within the samples."""
-        n_settled = max(0, (len(pcm) - WINDOW // 2) // HOP + 1)
-        # The mirrored start needs no more than the first block has.
-        self._rows.extend(_mirrored_start(pcm), n_settled // BLOCK * BLOCK)
+        self._rows.extend(lambda: _mirrored_start(pcm), self._n_settled(len(pcm)))
+
+    def trim(self, n_samples: int) -> None:
+        """Forget frames that the first n_samples do not settle: the sound ends there after all."""
+        self._rows.trim(self._n_settled(n_samples))
 
     def picture(self, pcm: F32) -> F32:
         """The spectrogram of exactly the samples given.
@@ -76,6 +78,9 @@ class LogMel:
         log = self._rows.all(centred, len(pcm) // HOP)
         np.maximum(log, log.max() - 8.0, out=log)
         return np.ascontiguousarray(((log + 4.0) / 4.0).T, dtype=np.float32)
+
+    def _n_settled(self, n_samples: int) -> int:
+        return max(0, (n_samples - WINDOW // 2) // HOP + 1) // BLOCK * BLOCK
 
     def _block(self, frames: F64) -> F64:
         power = np.abs(np.fft.rfft(frames * self._window)) ** 2  # [BLOCK, 201]
@@ -101,8 +106,11 @@ class Fbank:
 
     def extend(self, pcm: F32) -> None:
         """Compute what [n_samples] settles for good: whole blocks of frames within the samples."""
-        n_settled = max(0, 1 + (len(pcm) - WINDOW) // HOP)
-        self._rows.extend(pcm, n_settled // BLOCK * BLOCK)
+        self._rows.extend(lambda: pcm, self._n_settled(len(pcm)))
+
+    def trim(self, n_samples: int) -> None:
+        """Forget frames that the first n_samples do not settle: the sound ends there after all."""
+        self._rows.trim(self._n_settled(n_samples))
 
     def picture(self, pcm: F32) -> F32:
         """The filter bank of exactly the samples given.
@@ -120,6 +128,9 @@ class Fbank:
         _check(pcm)
         self.extend(pcm)
         return self._rows.all(pcm, 1 + (len(pcm) - WINDOW) // HOP).astype(np.float32)
+
+    def _n_settled(self, n_samples: int) -> int:
+        return max(0, 1 + (n_samples - WINDOW) // HOP) // BLOCK * BLOCK
 
     def _block(self, frames: F64) -> F64:
         x = frames * FBANK_SCALE
@@ -150,16 +161,22 @@ class _Rows:
         self._kept = np.empty((0, n_bins), np.float64)
         self._n_kept = 0
 
-    def extend(self, samples: F32, n_frames: int) -> None:
+    def extend(self, samples: Callable[[], F32], n_frames: int) -> None:
         """Compute and keep frames up to n_frames, a multiple of BLOCK."""
+        if n_frames <= self._n_kept:
+            return
         if n_frames > len(self._kept):  # twice as much as before: few copies
             grown = np.empty((2 * n_frames, self._kept.shape[1]), np.float64)
             grown[: self._n_kept] = self._kept[: self._n_kept]
             self._kept = grown
-        while self._n_kept < n_frames:
-            made = self._computed(samples, self._n_kept)
-            self._kept[self._n_kept : self._n_kept + BLOCK] = made
-            self._n_kept += BLOCK
+        pcm = samples()
+        for at in range(self._n_kept, n_frames, BLOCK):
+            self._kept[at : at + BLOCK] = self._computed(pcm, at)
+        self._n_kept = n_frames
+
+    def trim(self, n_frames: int) -> None:
+        """Keep no more than n_frames, a multiple of BLOCK."""
+        self._n_kept = min(self._n_kept, n_frames)
 
     def all(self, samples: F32, n_frames: int) -> F64:
         """A copy of the kept frames, with those behind them computed for now."""

@@ -65,10 +65,11 @@ def apply_policy(pcm: F32, policy: Policy) -> Segments:
         notes.append(f"heard {seconds:.1f} s in {len(pieces)} pieces of up to {policy.max_s:g} s")
     elif seconds < policy.min_s:
         notes.append(f"{seconds:.2f} s is short: silence added up to {policy.min_s:g} s")
-    return Segments(segments=tuple(_segment(p, policy) for p in pieces), notes=tuple(notes))
+    return Segments(segments=tuple(one_segment(p, policy) for p in pieces), notes=tuple(notes))
 
 
-def _segment(pcm: F32, policy: Policy) -> Segment:
+def one_segment(pcm: F32, policy: Policy) -> Segment:
+    """Pads [n_samples], no longer than the policy's max_s, for either encoder."""
     audio_pcm = _padded(pcm, round(policy.min_s * SAMPLE_RATE))
     if policy.pad_to_s is not None:
         n_frames = round(policy.pad_to_s * SAMPLE_RATE) // FRAME

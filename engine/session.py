@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .beam_search import Beams, BeamSearch, search_beams
+from .context import GRID, Context, full
 from .decoder import Decoder
 from .encoders import Encoded
-from .errors import ContextFull, SessionClosed
+from .errors import SessionClosed
+from .growing import EXACT, GrowingSound, Streaming
+from .hearing import Heard, Hearing
 from .manifest import PromptFormat
 from .prompt import Prompt, Tokenizer, fill, tokenise
 from .sampling import Sampling, make_sampler
@@ -22,17 +24,6 @@ from .text import Detokenizer
 F32 = npt.NDArray[np.float32]
 
 DEFAULT_MAX_NEW_TOKENS = 200  # as SALMONN's decode config
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """What `Session.hear` put into the cache."""
-
-    seconds: float
-    n_segments: int
-    n_soft_tokens: int
-    notes: tuple[str, ...]  # what was done to the audio: padded, cut, split
-    timings_ms: dict[str, float]
 
 
 class Answer:
@@ -88,27 +79,33 @@ class Session:
 
     0             n_head              n_heard                    n_ctx
     |  BOS, text  |   soft tokens      |  question  |  answer  |  |
-    +-- hear() ------------------------+-- ask() rewinds to here
+    +-- hear(), listen() --------------+-- ask() rewinds to here
+
+    With `keep()` a turn stays in front of the next one.
     """
 
     def __init__(
         self,
         *,
         encode: Callable[[F32], Encoded],
+        grow: Callable[[Streaming], GrowingSound],
         decoder: Decoder,
         form: PromptFormat,
         tokenizer: Tokenizer,
+        d_model: int,
+        n_queries: int,
     ) -> None:
         self._lora_scale = decoder.lora_scale  # unless a question says otherwise
         self._encode = encode
+        self._grow = grow
         self._decoder = decoder
+        self._context = Context(decoder, d_model=d_model, bos_id=form.bos_id)
         self._form = form
         self._tokenizer = tokenizer
-        self._encoded: Encoded | None = None
-        self._head: tuple[int, ...] | None = (
-            None  # ids before the audio in the cache; None: no audio
-        )
-        self._n_heard = 0  # cache positions up to the end of the audio
+        self._n_queries = n_queries
+        self._hearing: Hearing | None = None
+        self._seconds = 0.0  # of the sound that was heard offline
+        self._asked: Prompt | None = None
         self._answer: Answer | None = None
         self._closed = False
 
@@ -158,13 +155,13 @@ class Session:
         """
         self._check_open()
         self._stop_answer()
-        self._encoded, self._head = None, None
+        self._hearing, self._asked = None, None
+        self._context.rows = self._context.rows[:0]
         encoded = self._encode(pcm)
         started = time.perf_counter()
-        # The template puts the question behind the audio, so what precedes it is known already.
-        head = self._tokenised(self._form.template.replace("{}", "")).head
-        self._prefill_audio(encoded, head, self._lora_scale)
-        self._encoded = encoded
+        self._context.listen(self._head(), lora_scale=self._lora_scale)
+        self._context.put(encoded.soft_tokens, keep=0, grid=GRID)
+        self._seconds = encoded.seconds
         return Heard(
             seconds=encoded.seconds,
             n_segments=encoded.n_segments,
@@ -172,6 +169,42 @@ class Session:
             notes=encoded.notes,
             timings_ms=encoded.timings_ms | {"prefill_audio": _ms_since(started)},
         )
+
+    def listen(self, streaming: Streaming = EXACT, *, raw_prompt: str | None = None) -> Hearing:
+        """Begin a sound that is still being made, in place of what was heard before.
+
+        Args:
+            streaming: `EXACT` leaves in the cache what `hear` would, to the last bit; `FAST` does
+                most of the work while the sound goes on.
+            raw_prompt: the template that will be asked with, if it says something before the sound.
+
+        Raises:
+            ContextFull: not even the text before the sound fits.
+            SessionClosed: after `close()`.
+        """
+        self._check_open()
+        self._stop_answer()
+        self._asked = None
+        self._context.listen(self._head(raw_prompt), lora_scale=self._lora_scale)
+        self._hearing = Hearing(
+            self._grow(streaming),
+            self._context,
+            streaming,
+            n_queries=self._n_queries,
+            claim=self._claim,
+        )
+        return self._hearing
+
+    def room_s(self, *, n_reserved: int, streaming: Streaming = EXACT, turns: bool = True) -> float:
+        """Seconds of sound that fit into the cache, at least.
+
+        Args:
+            n_reserved: positions kept free for the head, the question and the answer.
+            streaming: how the sound will be heard.
+            turns: behind the turns that are kept; False: in an empty cache.
+        """
+        n_free = self._context.n_free if turns else self.n_ctx
+        return self._grow(streaming).seconds_of((n_free - n_reserved) // self._n_queries)
 
     def ask(
         self,
@@ -207,23 +240,25 @@ class Session:
         self._check_open()
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-        if self._encoded is None:
+        context, cache = self._context, self._decoder.cache
+        if not len(context.rows):
             raise ValueError("nothing was heard yet: call hear(pcm) before ask(question)")
         prompt = self._tokenised(fill(self._form, question, task=task, raw=raw_prompt))
         self._stop_answer()
         scale = self._lora_scale if lora_scale is None else lora_scale
-        if prompt.head != self._head or scale != self._decoder.lora_scale:
+        if prompt.ids_before != context.head or scale != self._decoder.lora_scale:
             # Cached keys hold their position and what the adapter made of them.
-            self._prefill_audio(self._encoded, prompt.head, scale)
-        self._decoder.cache.trim(self._n_heard)
-        cache, n_new = self._decoder.cache, len(prompt.ids_after) + 1
+            context.refill(prompt.ids_before, lora_scale=scale, grid=GRID)
+        context.rewind()
+        n_new = len(prompt.ids_after) + 1
         if n_new > cache.room:
-            raise _full("the question", n_new, cache.room, cache.n_ctx)
+            raise full("the question", n_new, cache.room, cache.n_ctx)
         question_embeds = self._decoder.embed(prompt.ids_after)
         if not prompt.ids_after:
             # A raw prompt may end with the sound: its last position is computed again.
-            self._decoder.cache.trim(self._n_heard - 1)
-            question_embeds = self._encoded.soft_tokens[-1:]
+            cache.trim(context.n_heard - 1)
+            question_embeds = context.rows[-1:]
+        self._asked = prompt
 
         def pieces(answer: Answer) -> Iterator[str]:
             return self._generate(answer, question_embeds, sampling or Sampling(), max_new_tokens)
@@ -231,21 +266,73 @@ class Session:
         self._answer = Answer(pieces)
         return self._answer
 
+    # --- turns that stay -------------------------------------------------------------------------
+
+    @property
+    def turns_s(self) -> tuple[float, ...]:
+        """Seconds of sound in each turn that is kept, the oldest first."""
+        return tuple(turn.seconds for turn in self._context.turns)
+
+    def keep(self) -> int:
+        """Let the last question, its answer so far and the sound stay in front of the next sound.
+
+        SALMONN was not trained on conversations; what earlier turns do to an answer is for the
+        caller to measure.
+
+        Returns:
+            How many positions the turn takes.
+
+        Raises:
+            ContextFull: the turn does not fit any more; it stays the current one.
+            ValueError: nothing was asked since the sound.
+            SessionClosed: after `close()`.
+        """
+        self._check_open()
+        if self._asked is None or self._answer is None:
+            raise ValueError("nothing was asked about the sound: call ask() before keep()")
+        n_before = self._context.n_free
+        ids = tuple(self._answer.ids)
+        self._stop_answer()
+        behind = (*self._asked.ids_after, *ids, *self._form.eos_ids[:1])
+        seconds = self._hearing.seconds if self._hearing is not None else self._seconds
+        self._context.keep(behind, seconds=seconds)
+        self._hearing, self._asked = None, None
+        return n_before - self._context.n_free
+
+    def forget(self, n_turns: int) -> int:
+        """Drop the oldest turns that are kept, as if they had never been.
+
+        Later turns saw them and hold their positions: these are prefilled again, exactly.
+
+        Returns:
+            How many positions became free.
+
+        Raises:
+            SessionClosed: after `close()`.
+        """
+        self._check_open()
+        self._stop_answer()
+        n_before = self._context.n_free
+        if self._context.forget(n_turns):
+            self._hearing, self._asked = None, None
+        return self._context.n_free - n_before
+
     # --- inside ----------------------------------------------------------------------------------
+
+    def _head(self, raw_prompt: str | None = None) -> tuple[int, ...]:
+        """Ids before the sound: the template puts the question behind it, so they are known."""
+        text = self._form.template.replace("{}", "") if raw_prompt is None else raw_prompt
+        return self._tokenised(text).ids_before
 
     def _tokenised(self, text: str) -> Prompt:
         return tokenise(text, self._tokenizer, bos_id=self._form.bos_id)
 
-    def _prefill_audio(self, encoded: Encoded, head: tuple[int, ...], lora_scale: float) -> None:
-        """Fill the cache from its start with the ids before the audio and the soft tokens."""
-        cache, n_new = self._decoder.cache, len(head) + len(encoded.soft_tokens)
-        if n_new > cache.n_ctx:  # found out before anything is given up
-            raise _full("the audio", n_new, cache.n_ctx, cache.n_ctx)
-        cache.trim(0)
-        self._head = None  # until it is whole: an interrupt may come in between
-        self._decoder.lora_scale = lora_scale
-        self._decoder.prefill(np.concatenate([self._decoder.embed(head), encoded.soft_tokens]))
-        self._head, self._n_heard = head, cache.length
+    def _claim(self, hearing: Hearing) -> None:
+        self._check_open()
+        if hearing is not self._hearing:
+            raise ValueError("the session hears another sound by now: listen() again")
+        self._stop_answer()
+        self._asked = None
 
     def _generate(
         self,
@@ -335,10 +422,3 @@ class Session:
 
 def _ms_since(started: float) -> float:
     return (time.perf_counter() - started) * 1e3
-
-
-def _full(what: str, n_needed: int, n_free: int, n_ctx: int) -> ContextFull:
-    return ContextFull(
-        f"{what} needs {n_needed} positions, {n_free} of {n_ctx} are free;"
-        " open a session with a larger n_ctx, or hear less at once"
-    )
