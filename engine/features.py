@@ -62,8 +62,8 @@ class LogMel:
         """The spectrogram of exactly the samples given.
 
         Args:
-            pcm: [n_samples], at least 400, float32 at 16 kHz; begins with all that was ever given
-                to `extend`.
+            pcm: [n_samples], at least 400, float32 at 16 kHz; begins with all that was given to
+                `extend`. What comes behind, such as padding, leaves no trace.
 
         Returns:
             [n_mels, n_samples // 160]. Quiet is clamped to 8 decades of power below the loudest
@@ -73,7 +73,6 @@ class LogMel:
             ValueError: If `pcm` is not one-dimensional float32 or shorter than one window.
         """
         _check(pcm)
-        self.extend(pcm)
         centred = np.pad(pcm, WINDOW // 2, mode="reflect")
         log = self._rows.all(centred, len(pcm) // HOP)
         np.maximum(log, log.max() - 8.0, out=log)
@@ -117,7 +116,7 @@ class Fbank:
 
         Args:
             pcm: [n_samples], at least 400, float32 at 16 kHz, in [-1, 1]; begins with all that was
-                ever given to `extend`.
+                given to `extend`. What comes behind, such as padding, leaves no trace.
 
         Returns:
             [n_frames, 128]; n_frames = 1 + (n_samples - 400) // 160, whole windows only.
@@ -126,7 +125,6 @@ class Fbank:
             ValueError: If `pcm` is not one-dimensional float32 or shorter than one window.
         """
         _check(pcm)
-        self.extend(pcm)
         return self._rows.all(pcm, 1 + (len(pcm) - WINDOW) // HOP).astype(np.float32)
 
     def _n_settled(self, n_samples: int) -> int:

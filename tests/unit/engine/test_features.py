@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kokanee.engine.features import fbank, log_mel
+from kokanee.engine.features import Fbank, LogMel, fbank, log_mel
 
 
 def noise(n_samples: int) -> npt.NDArray[np.float32]:
@@ -69,3 +69,29 @@ def test_what_is_not_one_window_of_samples_is_refused(bad: npt.NDArray[np.float3
 def test_float64_samples_are_refused_rather_than_cast() -> None:
     with pytest.raises(ValueError, match="got float64"):
         fbank(np.zeros(800))  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9_000), min_size=1, max_size=12), st.integers(0, 5_000))
+def test_a_sound_that_grows_has_the_picture_of_the_whole(chunks: list[int], padding: int) -> None:
+    """To the last bit, whatever the chunks; padding that was looked at leaves no trace."""
+    pcm = noise(sum(chunks) + 400)
+    growing = LogMel(), Fbank()
+    n_samples = 400
+    for chunk in chunks:
+        n_samples += chunk
+        padded = np.pad(pcm[:n_samples], (0, padding))
+        for picture, at_once in zip(growing, (log_mel, fbank), strict=True):
+            picture.extend(pcm[:n_samples])
+            np.testing.assert_array_equal(picture.picture(padded), at_once(padded))
+    for picture, at_once in zip(growing, (log_mel, fbank), strict=True):
+        np.testing.assert_array_equal(picture.picture(pcm), at_once(pcm))
+
+
+def test_frames_behind_an_earlier_end_are_forgotten() -> None:
+    pcm = noise(40_000)
+    for picture, at_once in ((LogMel(), log_mel), (Fbank(), fbank)):
+        picture.extend(pcm)
+        picture.trim(21_760)
+        ended = np.pad(pcm[:21_760], (0, 3_000))
+        np.testing.assert_array_equal(picture.picture(ended), at_once(ended))
