@@ -33,6 +33,7 @@ class Turn:
     rows: F32  # [n_soft_tokens, d_model]
     behind: tuple[int, ...]  # question, answer and end
     seconds: float  # of sound
+    n_positions: int
 
 
 class Context:
@@ -120,9 +121,15 @@ class Context:
         assert self.head is not None
         self.rewind()
         self.decoder.prefill(self.decoder.embed(behind))
-        turn = Turn(head=self.head, rows=self.rows, behind=behind, seconds=seconds)
+        n_base, self._n_base = self._n_base, self.decoder.cache.length
+        turn = Turn(
+            head=self.head,
+            rows=self.rows,
+            behind=behind,
+            seconds=seconds,
+            n_positions=self._n_base - n_base,
+        )
         self.turns.append(turn)
-        self._n_base = self.decoder.cache.length
         self.head, self.rows = None, self.rows[:0]
 
     def forget(self, n_turns: int) -> tuple[Turn, ...]:

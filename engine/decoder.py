@@ -162,6 +162,19 @@ class Decoder:
         self._append(self._embedding.rows(tokens), position_ids=at, hidden=hidden)
         return self._logits
 
+    def interrupt(self) -> None:
+        """Have the step or prefill in flight raise Interrupted, and later ones too until `resume`.
+
+        From any thread; takes a millisecond. The cache then holds what it held before the chunk.
+        """
+        if (binding := self._binding) is not None:
+            binding.interrupt()
+
+    def resume(self) -> None:
+        """Compute again after `interrupt`."""
+        if (binding := self._binding) is not None:
+            binding.resume()
+
     def close(self) -> None:
         """Let the cache go; any later use is an error."""
         self._binding = None

@@ -14,6 +14,7 @@
     +-- SourceError           a weight file could not be had, or is not the pinned one
     +-- CacheError            the cache folder cannot be written: free or move it
     +-- DeviceError           the requested device does not start here
+    +-- Interrupted           another thread cancelled what this one computed
 
 A caller's own mistake (a wrong type, a negative count) is a TypeError or a ValueError.
 """
@@ -73,3 +74,7 @@ class CacheError(KokaneeError):
 
 class DeviceError(KokaneeError):
     """The requested device does not start on this machine: choose another one."""
+
+
+class Interrupted(KokaneeError):  # noqa: N818
+    """Another thread cancelled this while it was computed: nothing is lost, ask again."""

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from onnxruntime import (
     InferenceSession,
     OrtValue,
+    RunOptions,
     SessionOptions,
     get_available_providers,
 )
 
-from .errors import DeviceError, ManifestError
+from .errors import DeviceError, Interrupted, ManifestError
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -134,6 +135,7 @@ class Binding:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._io = session.io_binding()
+        self._options = RunOptions()
         self._held: dict[str, Any] = {}
         self.inputs = {i.name: _DTYPES[i.type] for i in session.get_inputs()}
         """Element type of each input."""
@@ -155,8 +157,25 @@ class Binding:
             self._bind(self._io.bind_output, name, array)
 
     def run(self) -> None:
-        """Compute."""
-        self._session.run_with_iobinding(self._io)
+        """Compute.
+
+        Raises:
+            Interrupted: `interrupt` was called; what the outputs hold is undefined.
+        """
+        try:
+            self._session.run_with_iobinding(self._io, self._options)
+        except Exception:  # a RuntimeError with a text, nothing of its own
+            if self._options.terminate:
+                raise Interrupted("computing was interrupted") from None
+            raise
+
+    def interrupt(self) -> None:
+        """End the run in flight, and any other until `resume`; from any thread, at once."""
+        self._options.terminate = True
+
+    def resume(self) -> None:
+        """Let runs go on again."""
+        self._options.terminate = False
 
     def _bind(self, bind: Any, name: str, array: npt.NDArray[Any]) -> None:
         if not array.flags.c_contiguous:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ from .beam_search import Beams, BeamSearch, search_beams
 from .context import GRID, Context, full
 from .decoder import Decoder
 from .encoders import Encoded
-from .errors import SessionClosed
+from .errors import Interrupted, SessionClosed
 from .growing import EXACT, GrowingSound, Streaming
 from .hearing import Heard, Hearing
 from .manifest import PromptFormat
@@ -29,18 +31,24 @@ DEFAULT_MAX_NEW_TOKENS = 200  # as SALMONN's decode config
 class Answer:
     """Text that is generated while it is read; reading it again replays it.
 
-    Iterate for pieces, or take it whole with `text()`. `cancel()` may be called from any thread:
-    generation stops after the token in flight. The rest belongs to the session's thread.
+    Iterate for pieces, or take it whole with `text()`. `cancel()` may be called from any thread.
+    The rest belongs to the session's thread.
     """
 
-    def __init__(self, pieces: Callable[[Answer], Iterator[str]]) -> None:
+    def __init__(
+        self, pieces: Callable[[Answer], Iterator[str]], interrupt: Callable[[], None]
+    ) -> None:
         self.ids: list[int] = []
         """Generated token ids so far, without BOS and without the end token."""
         self.finish_reason: str | None = None
         """None while running; then "stop", "length", "context" or "cancelled"."""
         self.timings_ms: dict[str, float] = {}
+        self._question: tuple[int, ...] = ()  # ids behind the sound
         self._pieces: list[str] = []
         self._cancelled = threading.Event()
+        self._interrupt = interrupt
+        self._running = threading.Lock()  # held while cancelling, and while beginning and ending
+        self._runs = False
         self._source = pieces(self)
 
     def __iter__(self) -> Iterator[str]:
@@ -65,13 +73,36 @@ class Answer:
         return self.ids
 
     def cancel(self) -> None:
-        """Stop after the token in flight; what was said so far stays readable."""
-        self._cancelled.set()
+        """Stop now, in the middle of a token if need be; what was said so far stays readable."""
+        with self._running:
+            self._cancelled.set()
+            if self._runs:
+                self._interrupt()
+
+    @contextlib.contextmanager
+    def _cancellable(self, resume: Callable[[], None]) -> Iterator[None]:
+        """While the session computes for this answer, and only then, `cancel` interrupts it."""
+        with self._running:
+            self._runs = not self.cancelled
+        try:
+            yield
+        finally:
+            with self._running:
+                self._runs = False
+                resume()
 
     @property
     def cancelled(self) -> bool:
         """Whether someone asked to stop."""
         return self._cancelled.is_set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTurn:
+    """A turn that stays in the context."""
+
+    seconds: float  # of sound
+    n_positions: int
 
 
 class Session:
@@ -105,7 +136,7 @@ class Session:
         self._n_queries = n_queries
         self._hearing: Hearing | None = None
         self._seconds = 0.0  # of the sound that was heard offline
-        self._asked: Prompt | None = None
+        self._answers: list[Answer] = []  # about the sound in the cache
         self._answer: Answer | None = None
         self._closed = False
 
@@ -155,7 +186,8 @@ class Session:
         """
         self._check_open()
         self._stop_answer()
-        self._hearing, self._asked = None, None
+        self._hearing = None
+        self._answers.clear()
         self._context.rows = self._context.rows[:0]
         encoded = self._encode(pcm)
         started = time.perf_counter()
@@ -184,7 +216,7 @@ class Session:
         """
         self._check_open()
         self._stop_answer()
-        self._asked = None
+        self._answers.clear()
         self._context.listen(self._head(raw_prompt), lora_scale=self._lora_scale)
         self._hearing = Hearing(
             self._grow(streaming),
@@ -258,46 +290,50 @@ class Session:
             # A raw prompt may end with the sound: its last position is computed again.
             cache.trim(context.n_heard - 1)
             question_embeds = context.rows[-1:]
-        self._asked = prompt
 
         def pieces(answer: Answer) -> Iterator[str]:
             return self._generate(answer, question_embeds, sampling or Sampling(), max_new_tokens)
 
-        self._answer = Answer(pieces)
+        self._answer = Answer(pieces, self._decoder.interrupt)
+        self._answer._question = prompt.ids_after
+        self._answers.append(self._answer)
         return self._answer
 
     # --- turns that stay -------------------------------------------------------------------------
 
     @property
-    def turns_s(self) -> tuple[float, ...]:
-        """Seconds of sound in each turn that is kept, the oldest first."""
-        return tuple(turn.seconds for turn in self._context.turns)
+    def turns(self) -> tuple[KeptTurn, ...]:
+        """The turns that are kept, the oldest first."""
+        return tuple(
+            KeptTurn(seconds=turn.seconds, n_positions=turn.n_positions)
+            for turn in self._context.turns
+        )
 
-    def keep(self) -> int:
-        """Let the last question, its answer so far and the sound stay in front of the next sound.
+    def keep(self, answer: Answer | None = None) -> KeptTurn:
+        """Let an answer so far, its question and the sound stay in front of the next sound.
 
         SALMONN was not trained on conversations; what earlier turns do to an answer is for the
         caller to measure.
 
-        Returns:
-            How many positions the turn takes.
+        Args:
+            answer: to the sound in the cache; the last one by default.
 
         Raises:
             ContextFull: the turn does not fit any more; it stays the current one.
-            ValueError: nothing was asked since the sound.
+            ValueError: no such answer was given since the sound.
             SessionClosed: after `close()`.
         """
         self._check_open()
-        if self._asked is None or self._answer is None:
+        answer = self._answers[-1] if answer is None and self._answers else answer
+        if answer is None or answer not in self._answers:
             raise ValueError("nothing was asked about the sound: call ask() before keep()")
-        n_before = self._context.n_free
-        ids = tuple(self._answer.ids)
         self._stop_answer()
-        behind = (*self._asked.ids_after, *ids, *self._form.eos_ids[:1])
+        behind = (*answer._question, *answer.ids, *self._form.eos_ids[:1])
         seconds = self._hearing.seconds if self._hearing is not None else self._seconds
         self._context.keep(behind, seconds=seconds)
-        self._hearing, self._asked = None, None
-        return n_before - self._context.n_free
+        self._hearing = None
+        self._answers.clear()
+        return self.turns[-1]
 
     def forget(self, n_turns: int) -> int:
         """Drop the oldest turns that are kept, as if they had never been.
@@ -314,7 +350,8 @@ class Session:
         self._stop_answer()
         n_before = self._context.n_free
         if self._context.forget(n_turns):
-            self._hearing, self._asked = None, None
+            self._hearing = None
+            self._answers.clear()
         return self._context.n_free - n_before
 
     # --- inside ----------------------------------------------------------------------------------
@@ -332,7 +369,7 @@ class Session:
         if hearing is not self._hearing:
             raise ValueError("the session hears another sound by now: listen() again")
         self._stop_answer()
-        self._asked = None
+        self._answers.clear()
 
     def _generate(
         self,
@@ -341,18 +378,9 @@ class Session:
         sampling: Sampling | BeamSearch,
         max_new_tokens: int,
     ) -> Iterator[str]:
-        if answer.cancelled:  # before it was ever read: the cache belongs to another answer now
-            answer.finish_reason = "cancelled"
-            return
         detokenizer = Detokenizer(self._tokenizer)
         started = time.perf_counter()
-        logits = self._decoder.prefill(question_embeds)
-        answer.timings_ms["prefill_question"] = _ms_since(started)
-        if isinstance(sampling, BeamSearch):
-            tokens = self._searched(answer, logits, sampling, max_new_tokens)
-        else:
-            tokens = self._sampled(answer, logits, sampling, max_new_tokens)
-        for token in tokens:
+        for token in self._tokens(answer, question_embeds, sampling, max_new_tokens):
             if not answer.ids:
                 answer.timings_ms["first_token"] = _ms_since(started)
                 decoding = time.perf_counter()
@@ -367,10 +395,43 @@ class Session:
         if rest := detokenizer.flush():
             yield rest
 
+    def _tokens(
+        self,
+        answer: Answer,
+        question_embeds: F32,
+        sampling: Sampling | BeamSearch,
+        max_new_tokens: int,
+    ) -> Iterator[int]:
+        """The ids of an answer, until it ends or is cancelled in the middle of a step."""
+        if answer.cancelled:  # before it was ever read: the cache belongs to another answer now
+            answer.finish_reason = "cancelled"
+            return
+        if isinstance(sampling, BeamSearch):
+            tokens = self._searched(answer, question_embeds, sampling, max_new_tokens)
+        else:
+            tokens = self._sampled(answer, question_embeds, sampling, max_new_tokens)
+        while True:
+            try:
+                with answer._cancellable(self._decoder.resume):
+                    token = next(tokens, None)
+            except Interrupted:
+                answer.finish_reason = "cancelled"
+                return
+            if token is None:
+                return
+            yield token
+
+    def _first_logits(self, answer: Answer, question_embeds: F32) -> F32:
+        started = time.perf_counter()
+        logits = self._decoder.prefill(question_embeds)
+        answer.timings_ms["prefill_question"] = _ms_since(started)
+        return logits
+
     def _sampled(
-        self, answer: Answer, logits: F32, sampling: Sampling, max_new_tokens: int
+        self, answer: Answer, question_embeds: F32, sampling: Sampling, max_new_tokens: int
     ) -> Iterator[int]:
         """One id after the other; says on the answer why it ended."""
+        logits = self._first_logits(answer, question_embeds)
         sample = make_sampler(sampling, bos_id=self._form.bos_id)
         while True:
             token = sample(logits, answer.ids)
@@ -390,9 +451,10 @@ class Session:
             logits = self._decoder.step(token)
 
     def _searched(
-        self, answer: Answer, logits: F32, search: BeamSearch, max_new_tokens: int
+        self, answer: Answer, question_embeds: F32, search: BeamSearch, max_new_tokens: int
     ) -> Iterator[int]:
         """The ids of the best text, as far as every beam agrees on them; the rest at the end."""
+        logits = self._first_logits(answer, question_embeds)
         beams = Beams(search, bos_id=self._form.bos_id, eos_ids=self._form.eos_ids)
         n_said = 0
         for _ in search_beams(self._decoder, logits, beams, max_new_tokens=max_new_tokens):

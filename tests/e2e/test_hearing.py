@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -157,11 +158,14 @@ def test_the_head_is_prefilled_once(tiny_engine: Engine, monkeypatch: pytest.Mon
     with tiny_engine.session(n_ctx=512) as session:
         session.listen(EXACT)
         n_head = session.n_used
-        counted = []
+        counted: list[int] = []
         prefill = session._decoder.prefill
-        monkeypatch.setattr(
-            session._decoder, "prefill", lambda x: (counted.append(len(x)), prefill(x))[1]
-        )
+
+        def counting(embeds: F32) -> F32:
+            counted.append(len(embeds))
+            return prefill(embeds)
+
+        monkeypatch.setattr(session._decoder, "prefill", counting)
         hearing = session.listen(EXACT)
         assert session.n_used == n_head > 0
         assert counted == []
@@ -192,6 +196,24 @@ def test_a_turn_that_was_stopped_anywhere_leaves_no_trace(tiny_engine: Engine, s
         second = session.listen(EXACT)
         second.append(sound(3.0, 1))
         second.settle()
+        assert ids(session) == want
+
+
+def test_cancel_interrupts_the_pass_in_flight(tiny_engine: Engine) -> None:
+    """A step of a large model takes longer than anybody who speaks up should wait."""
+    with tiny_engine.session(n_ctx=1024) as session:
+        hearing = session.listen(EXACT)
+        hearing.append(sound(2.0))
+        hearing.settle()
+        want = ids(session)
+        answer = session.ask("x" * 500, max_new_tokens=400)
+        canceller = threading.Timer(0.005, answer.cancel)
+        canceller.start()
+        answer.text()
+        canceller.join()
+        assert answer.finish_reason == "cancelled"
+        assert len(answer.ids) < 400
+        answer.cancel()  # too late to be of any harm to what comes next
         assert ids(session) == want
 
 
@@ -261,7 +283,7 @@ def test_an_earlier_turn_is_seen_and_can_be_forgotten(tiny_engine: Engine) -> No
         session.hear(sound(1.5, 2))
         behind = ids(session)
         assert behind != alone
-        assert session.turns_s == (1.5,)
+        assert [turn.seconds for turn in session.turns] == [1.5]
         assert session.forget(1) > 0
         session.hear(sound(1.5, 2))
         assert ids(session) == alone
@@ -301,7 +323,7 @@ def test_only_a_turn_that_was_asked_about_can_be_kept(tiny_engine: Engine) -> No
         with pytest.raises(ValueError, match="nothing was asked"):
             session.keep()
         ids(session)
-        n_positions = session.keep()
-        assert n_positions == session.n_used
+        kept = session.keep()
+        assert kept.n_positions == session.n_used
         with pytest.raises(ValueError, match="nothing was heard"):
             session.ask(QUESTION)
