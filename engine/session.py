@@ -227,16 +227,9 @@ class Session:
         )
         return self._hearing
 
-    def room_s(self, *, n_reserved: int, streaming: Streaming = EXACT, turns: bool = True) -> float:
-        """Seconds of sound that fit into the cache, at least.
-
-        Args:
-            n_reserved: positions kept free for the head, the question and the answer.
-            streaming: how the sound will be heard.
-            turns: behind the turns that are kept; False: in an empty cache.
-        """
-        n_free = self._context.n_free if turns else self.n_ctx
-        return self._grow(streaming).seconds_of((n_free - n_reserved) // self._n_queries)
+    def room_s(self, n_positions: int, *, streaming: Streaming = EXACT) -> float:
+        """Seconds of sound that take no more than so many positions, at least, however cut."""
+        return self._grow(streaming).seconds_of(n_positions // self._n_queries)
 
     def ask(
         self,
@@ -298,6 +291,17 @@ class Session:
         self._answer._question = prompt.ids_after
         self._answers.append(self._answer)
         return self._answer
+
+    def n_prompt(
+        self, question: str | None = None, *, task: str | None = None, raw_prompt: str | None = None
+    ) -> int:
+        """Positions that a question takes with all the text around the sound.
+
+        Raises:
+            ValueError: question, task and raw_prompt do not go together.
+        """
+        prompt = self._tokenised(fill(self._form, question, task=task, raw=raw_prompt))
+        return len(prompt.head) + len(prompt.ids_after)
 
     # --- turns that stay -------------------------------------------------------------------------
 

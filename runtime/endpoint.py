@@ -35,6 +35,7 @@ _LONGEST_S = 3_600.0
 
 _QUIETEST_SOUND = -55.0  # dBFS; digital silence makes anything stand out, even dither
 _KNOW_THE_ROOM_S = 1.0  # before any sound can stand out: devices often begin with silence
+_NO_SOUND = 60.0  # dBFS: a broken driver's numbers
 _METER_FRAMES = 3  # that `dbfs` averages: a tenth of a second
 
 
@@ -50,7 +51,7 @@ class TurnDetection:
     prefix_padding_ms: int = 300  # sound kept before the voice
     silence_duration_ms: int = 500  # quiet that ends a turn
     suffix_padding_ms: int = 200  # sound kept after the voice; part of the quiet
-    min_speech_ms: int = 96  # a voice or sound that lasts less opens no turn
+    min_speech_ms: int = 160  # a voice or sound that lasts less opens no turn: five frames
     max_turn_s: float = 120.0  # a turn is closed there; the next opens at the very next sample
     voices: bool = True
     sounds: bool = False  # what is no voice opens turns too: an alarm, a dog, glass
@@ -164,8 +165,8 @@ class Endpointer:
     Not for use from two threads at a time.
 
     Source: snakers4/silero-vad, src/silero_vad/utils_vad.py (`VADIterator`): its two thresholds and
-    where it puts an onset and an offset. It has no shortest speech and no longest turn, pads
-    before the sound it was ever given and into the turn before, and tells of an end only once it is
+    where it puts an onset and an offset. Here a voice must last a while to open a turn, a turn has
+    a longest length, no padding reaches into the turn before, and an end is told of before it is
     certain.
     """
 
@@ -219,8 +220,8 @@ class Endpointer:
     def push(self, pcm: F32) -> list[Mark]:
         """Hear [n_samples], which follow on the last; the array is not kept.
 
-        A frame with samples that are no numbers (NaN, infinity, or as good as) is heard as silence:
-        one of them would deafen a recurrent detector for ever.
+        A frame with samples that are no numbers (NaN, infinity), or a thousand times too large, is
+        heard as silence: one of them would deafen a recurrent detector for ever.
 
         Raises:
             ValueError: If `pcm` is not one-dimensional float32.
@@ -283,7 +284,7 @@ class Endpointer:
     def _hear(self, frame: F32) -> list[Mark]:
         at, self._heard = self._heard, self._heard + FRAME
         level = dbfs(frame)
-        if not math.isfinite(level):
+        if not level < _NO_SOUND:  # NaN is not
             frame, level = np.zeros_like(frame), QUIETEST
         self._levels.append(level)
         if self._detector is not None:
@@ -311,8 +312,10 @@ class Endpointer:
 
     def _opens(self, run: _Run) -> bool:
         """Whether a run is long enough, and not one that the last turn holds the beginning of."""
-        n_least = self.settings.min_speech_ms * _MS
-        return run.on and self._heard - run.since >= n_least and run.since >= self._free_from
+        return self._lasts(run) and run.since >= self._free_from
+
+    def _lasts(self, run: _Run) -> bool:
+        return run.on and self._heard - run.since >= self.settings.min_speech_ms * _MS
 
     def _goes_on(self, turn: _Turn) -> bool:
         return (
@@ -322,7 +325,7 @@ class Endpointer:
     def _go_on(self, turn: _Turn, at: int) -> list[Mark]:
         """What the frame from `at` to `_heard` means for an open turn."""
         marks: list[Mark] = []
-        if turn.kind == "sound" and self._opens(self._voicing):
+        if turn.kind == "sound" and self._lasts(self._voicing):
             turn.kind = "speech"
         if goes_on := self._goes_on(turn):
             if turn.paused:
@@ -345,7 +348,7 @@ class Endpointer:
         return marks
 
     def _cap(self, turn: _Turn) -> int:
-        return turn.at + round(self.settings.max_turn_s * SAMPLE_RATE)
+        return turn.at + int(self.settings.max_turn_s * SAMPLE_RATE)
 
     def _start(self, onset: int, kind: Kind, decided_at: int) -> Start:
         at = max(onset - self.settings.prefix_padding_ms * _MS, self._free_from)
@@ -353,7 +356,7 @@ class Endpointer:
         return Start(at=at, onset=onset, kind=kind, decided_at=decided_at)
 
     def _end(self, reason: EndReason, at: int | None = None) -> list[Mark]:
-        """Close the turn at sample `at`; by default where its sound ends, as far as it was heard."""
+        """Close the turn at sample `at`; by default where its sound ends, if that was heard."""
         turn, self._turn = self._turn, None
         if turn is None:
             return []

@@ -61,11 +61,11 @@ class Playback:
             blocks: float32 [n_samples] each, 16 kHz mono, of any length.
             name: for updates.
             realtime: a sample is had no sooner than its time after the first read, in steps of
-                20 ms.
+                20 ms. Otherwise they come in steps of 100 ms at most.
         """
         self.name = name
         self.live = realtime
-        self._blocks = _steps(blocks, SAMPLE_RATE // 50) if realtime else iter(blocks)
+        self._blocks = _steps(blocks, SAMPLE_RATE // (50 if realtime else 10))
         self._n_read = 0
         self._started: float | None = None
         self._closed = False

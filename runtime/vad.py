@@ -1,4 +1,4 @@
-"""A frame of sound into how loud it is, how loud it usually is there, and how much of a voice it is.
+"""A frame of sound into how loud it is, how loud its room is, and whether it is a voice.
 
 frame [512] --+-- dbfs() --> level --> NoiseFloor --> what a room is like when nothing happens
               +-- SileroVAD or EnergyVAD ----------> voice, 0 to 1
@@ -134,5 +134,6 @@ def dbfs(pcm: F32) -> float:
 
     NaN if a sample is, infinite if their squares are too large for float32.
     """
-    power = float(pcm.dot(pcm)) / len(pcm)
+    with np.errstate(over="ignore", invalid="ignore"):
+        power = float(pcm.dot(pcm)) / len(pcm)
     return QUIETEST if power < 1e-12 else 10.0 * math.log10(power)

@@ -258,7 +258,7 @@ def test_room_in_seconds_is_never_too_much(
     tiny_engine: Engine, streaming: Streaming, n_ctx: int
 ) -> None:
     with tiny_engine.session(n_ctx=n_ctx) as session:
-        seconds = session.room_s(n_reserved=60, streaming=streaming)
+        seconds = session.room_s(n_ctx - 60, streaming=streaming)
         assert seconds > 0.3 * (n_ctx - 60) / POLICY.n_queries * 0.34
         hearing = session.listen(streaming)
         hearing.append(sound(seconds))
