@@ -12,6 +12,7 @@ from kokanee import __version__
 # and a mistyped command need neither NumPy nor ONNX Runtime.
 COMMANDS = {
     "ask": "Answer a question about a sound file.",
+    "listen": "Answer a microphone while it listens.",
     "demo": "Answer about three bundled recordings.",
     "build": "Make a bundle and keep it.",
     "quantize": "Store a bundle's model in other schemes, and compare them.",

@@ -232,6 +232,11 @@ class Listener:
         self._ears.close()
 
     @property
+    def heard_s(self) -> float:
+        """Seconds of sound since the listener was opened, gaps included."""
+        return self._ears.level[2] / SAMPLE_RATE
+
+    @property
     def tally(self) -> Tally:
         """What was done so far."""
         return dataclasses.replace(self._tally, dropped_s=self._ears.n_dropped / SAMPLE_RATE)
