@@ -13,6 +13,7 @@ not, it is there when the silence has lasted long enough.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -577,6 +578,32 @@ class Listener:
     @property
     def _partial_samples(self) -> int:
         return round((self._how.partial_s or 0.0) * SAMPLE_RATE)
+
+
+def listen(
+    engine: Engine,
+    source: Source | None = None,
+    listening: Listening | None = None,
+    *,
+    voice: VoiceDetector | None = None,
+) -> Iterator[Update]:
+    """What a microphone hears and what the model makes of it, for ever, in one loop.
+
+    Args:
+        engine: an open bundle.
+        source: the system's microphone by default.
+        listening: how.
+        voice: what tells a voice; Silero by default.
+
+    Raises:
+        DeviceError: there is no microphone; the message tells why and what to do.
+        ValueError: as `Listener`.
+    """
+    from .microphone import Microphone
+
+    source = Microphone() if source is None else source
+    with contextlib.closing(source), Listener(engine, source, listening, voice=voice) as listener:
+        yield from listener
 
 
 def unpadded(policy: Policy) -> Policy:

@@ -1,11 +1,15 @@
 """Kokanee: audio language models, quantized, on the machine in front of you.
 
-from kokanee import Engine, build_nano, read_audio
+from kokanee import Engine, build_nano, listen, read_audio
 
 with Engine.open(build_nano()) as engine, engine.session() as session:
     session.hear(read_audio("door.wav").pcm)
     for piece in session.ask("What do you hear?"):
         print(piece, end="", flush=True)
+
+with Engine.open(build_nano()) as engine:
+    for update in listen(engine):
+        print(update)
 """
 
 import importlib
@@ -14,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kokanee.engine import (
+        EXACT,
+        FAST,
         BeamSearch,
         Engine,
         KokaneeError,
@@ -22,25 +28,49 @@ if TYPE_CHECKING:
         read_audio,
     )
     from kokanee.export.nano import build_nano
+    from kokanee.runtime.endpoint import TurnDetection
+    from kokanee.runtime.listener import Ask, Listener, Listening, listen
+    from kokanee.runtime.microphone import Microphone
+    from kokanee.runtime.sources import Playback
 
 logging.getLogger("kokanee").addHandler(logging.NullHandler())  # silent unless asked
 
 __version__ = "0.1.0"
 __all__ = [
+    "EXACT",
+    "FAST",
+    "Ask",
     "BeamSearch",
     "Engine",
     "KokaneeError",
+    "Listener",
+    "Listening",
+    "Microphone",
+    "Playback",
     "Sampling",
     "Session",
+    "TurnDetection",
     "__version__",
     "build_nano",
+    "listen",
     "read_audio",
 ]
+
+_HOMES = {
+    "Ask": "kokanee.runtime.listener",
+    "Listener": "kokanee.runtime.listener",
+    "Listening": "kokanee.runtime.listener",
+    "Microphone": "kokanee.runtime.microphone",
+    "Playback": "kokanee.runtime.sources",
+    "TurnDetection": "kokanee.runtime.endpoint",
+    "build_nano": "kokanee.export.nano",
+    "listen": "kokanee.runtime.listener",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load the public names when they are first used, so that `import kokanee` costs nothing."""
     if name in __all__:
-        home = "kokanee.export.nano" if name == "build_nano" else "kokanee.engine"
+        home = _HOMES.get(name, "kokanee.engine")
         return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'kokanee' has no attribute {name!r}")
