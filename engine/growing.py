@@ -44,21 +44,22 @@ class Streaming:
     piece_s: float | None  # longest stretch that is encoded in one go; None: the policy's
     ahead: int | None  # windows of sound that must follow one that is guessed; None: guess nothing
     tolerance: float  # relative change of a window's soft tokens that is let pass; 0: none
+    guess_tolerance: float = 0.3  # the same while a window is a guess: it will change again
 
     def __post_init__(self) -> None:
         if (
             (self.piece_s is not None and self.piece_s < 1)
             or (self.ahead is not None and self.ahead < 0)
-            or self.tolerance < 0
+            or min(self.tolerance, self.guess_tolerance) < 0
         ):
             raise ValueError(
-                "streaming: expected piece_s of at least 1, ahead and tolerance of at least 0,"
+                "streaming: expected piece_s of at least 1, ahead and tolerances of at least 0,"
                 f" got {self}"
             )
 
 
 EXACT = Streaming(name="exact", piece_s=None, ahead=None, tolerance=0.0)
-FAST = Streaming(name="fast", piece_s=5.44, ahead=1, tolerance=0.2)
+FAST = Streaming(name="fast", piece_s=5.44, ahead=1, tolerance=0.1, guess_tolerance=0.3)
 STREAMING = {mode.name: mode for mode in (EXACT, FAST)}
 
 Encode = Callable[[Segment, dict[str, float], Features], F32]
@@ -96,6 +97,11 @@ class GrowingSound:
     def seconds(self) -> float:
         """Length so far."""
         return self.n_samples / SAMPLE_RATE
+
+    @property
+    def n_final(self) -> int:
+        """Soft tokens that no more sound will change: those of finished pieces."""
+        return len(self._done)
 
     @property
     def n_pieces(self) -> int:

@@ -56,6 +56,8 @@ class Hearing:
         self._n_queries = n_queries
         self._claim = claim  # raises if the cache is not this sound's any more; stops an answer
         self._prefill_ms = 0.0
+        self.n_computed = 0
+        """Positions that were prefilled for this sound, some of them again."""
 
     @property
     def seconds(self) -> float:
@@ -66,6 +68,19 @@ class Hearing:
     def n_soft_tokens(self) -> int:
         """Soft tokens in the cache."""
         return len(self._context.rows)
+
+    @property
+    def soft_tokens(self) -> F32:
+        """What is in the cache, [n_soft_tokens, d_model]; not a copy."""
+        return self._context.rows
+
+    def fresh(self) -> F32:
+        """What the encoders make of the whole sound by now, [n, d_model]; the cache stays as it is.
+
+        Raises:
+            AudioFormatError: there is no sound yet.
+        """
+        return self._sound.whole()
 
     @property
     def timings_ms(self) -> dict[str, float]:
@@ -98,7 +113,7 @@ class Hearing:
         rows = self._sound.so_far()
         if self._streaming.tolerance == 0:  # chunks that are not full would have to be redone
             rows = rows[: len(rows) // GRID * GRID]
-        return self._put(rows)
+        return self._put(rows, self._sound.n_final)
 
     def settle(self) -> Heard:
         """Have the cache hold the whole sound, as if it ended here; more may be appended after.
@@ -110,7 +125,8 @@ class Hearing:
             SessionClosed: it was closed.
         """
         self._claim(self)
-        self._put(self._sound.whole())
+        rows = self._sound.whole()
+        self._put(rows, len(rows))
         n_pieces = self._sound.n_pieces
         notes = (f"heard {self.seconds:.1f} s in {n_pieces} pieces",) if n_pieces > 1 else ()
         return Heard(
@@ -121,25 +137,28 @@ class Hearing:
             timings_ms=self.timings_ms,
         )
 
-    def _put(self, rows: F32) -> int:
+    def _put(self, rows: F32, n_final: int) -> int:
         started = time.perf_counter()
-        keep = first_change(
-            self._context.rows, rows, n_queries=self._n_queries, tolerance=self._streaming.tolerance
-        )
-        grid = GRID if self._streaming.tolerance == 0 else None
+        how = self._streaming
+        let_pass = np.full(len(rows) // self._n_queries, how.guess_tolerance, np.float32)
+        let_pass[: n_final // self._n_queries] = how.tolerance
+        keep = first_change(self._context.rows, rows, let_pass, n_queries=self._n_queries)
+        grid = GRID if how.tolerance == 0 else None
         n_computed = self._context.put(rows, keep=keep, grid=grid)
+        self.n_computed += n_computed
         self._prefill_ms += (time.perf_counter() - started) * 1e3
         return n_computed
 
 
-def first_change(old: F32, new: F32, *, n_queries: int, tolerance: float) -> int:
+def first_change(old: F32, new: F32, let_pass: F32, *, n_queries: int) -> int:
     """Where two runs of soft tokens begin to differ, in soft tokens, at a window's start.
 
     Args:
         old: [n_old, d_model], in the cache.
         new: [n_new, d_model].
+        let_pass: [n_new // n_queries], norm of a window's change, as a share of its norm, up to
+            which it counts as the same.
         n_queries: soft tokens a window.
-        tolerance: norm of a window's change, as a share of its norm, that is let pass.
     """
     n = min(len(old), len(new)) // n_queries
     if n == 0:
@@ -147,5 +166,5 @@ def first_change(old: F32, new: F32, *, n_queries: int, tolerance: float) -> int
     before = old[: n * n_queries].reshape(n, -1)
     change = new[: n * n_queries].reshape(n, -1) - before
     norms = np.sqrt(np.square(change).sum(1)), np.sqrt(np.square(before).sum(1))
-    changed = np.flatnonzero(norms[0] > tolerance * norms[1])
+    changed = np.flatnonzero(norms[0] > let_pass[:n] * norms[1])
     return int(changed[0] if len(changed) else n) * n_queries
