@@ -113,15 +113,16 @@ def test_recordings_are_short_wavs() -> None:
         assert path.stat().st_size < 200_000
 
 
-def test_the_readme_example_runs(nano: Path) -> None:
+@pytest.mark.parametrize(("example", "said"), [(0, "message"), (1, "text='your message")])
+def test_the_readme_examples_run(nano: Path, example: int, said: str) -> None:
     readme = (RECORDINGS.parents[1] / "README.md").read_text("utf-8")
-    example = readme.partition("```python\n")[2].partition("```")[0]
+    code = readme.split("```python\n")[example + 1].partition("```")[0]
     done = subprocess.run(
-        [sys.executable, "-c", example],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
         cwd=RECORDINGS.parents[1],
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() != ""
+    assert said in done.stdout.lower()
