@@ -71,7 +71,8 @@ class Ears:
             source: read by nobody else; closed with this.
             endpointer: marks the turns.
             room_s: seconds of a live source's sound kept for a reader that is late.
-            on_start: called in the reading thread the moment a turn begins.
+            on_start: called in the reading thread the moment a turn begins, and can be seen to; it
+                must not wait for anybody who takes.
             record: a sound file that gets every sample, with silence where sound was lost.
         """
         self._source = source
@@ -86,13 +87,17 @@ class Ears:
         self._error: BaseException | None = None
         self._n_read = 0
         self._file = None if record is None else _opened(record)
+        self._writing = threading.Lock()  # taken before the one above: a disk may be slow
         self._thread: threading.Thread | None = None
         if source.live:
             self._thread = threading.Thread(target=self._read_on, name="kokanee ears", daemon=True)
             self._thread.start()
 
     def take(self, timeout_s: float) -> list[Stretch] | None:
-        """What was heard since, in order; waits for it up to timeout_s. None: it is over."""
+        """What was heard since, up to a mark, in order; waits up to timeout_s. None: it is over.
+
+        What follows a mark stays, so that `has_start` tells of all that the reader does not know.
+        """
         if self._thread is None and not self._queue and not self._over:
             self._read(timeout_s)
         with self._changed:
@@ -102,9 +107,10 @@ class Ears:
                 if self._error is not None:
                     raise self._error
                 return None
-            taken = list(self._queue)
-            self._queue.clear()
-            self._n_queued = 0
+            taken: list[Stretch] = []
+            while self._queue and not (taken and taken[-1].marks):
+                taken.append(self._queue.popleft())
+                self._n_queued -= len(taken[-1].pcm)
         return taken
 
     @property
@@ -177,33 +183,46 @@ class Ears:
         return True
 
     def _hear(self, block: Block) -> None:
-        with self._changed:
-            marks: list[Mark] = []
-            if block.start > self._endpointer.n_pushed:
-                marks += self._endpointer.gap(block.start)
-            marks += self._endpointer.push(block.pcm)
-        if self._file is not None:
-            if block.start > self._n_read:
-                self._file.write(np.zeros(block.start - self._n_read, np.float32))
-            self._file.write(block.pcm)
-        self._n_read = block.start + len(block.pcm)
-        self._queue_up(
-            Stretch(pcm=block.pcm, start=block.start, heard_at=block.heard_at, marks=tuple(marks))
-        )
+        # What is queued is written, also if somebody closes in between.
+        with self._writing:
+            # Marked and queued in one go: a key let go in between would come before its sound.
+            with self._changed:
+                if self._over:
+                    return
+                marks: list[Mark] = []
+                if block.start > self._endpointer.n_pushed:
+                    marks += self._endpointer.gap(block.start)
+                marks += self._endpointer.push(block.pcm)
+                self._queue_up(
+                    Stretch(
+                        pcm=block.pcm,
+                        start=block.start,
+                        heard_at=block.heard_at,
+                        marks=tuple(marks),
+                    )
+                )
+            if self._file is not None:
+                if block.start > self._n_read:
+                    self._file.write(np.zeros(block.start - self._n_read, np.float32))
+                self._file.write(block.pcm)
+            self._n_read = block.start + len(block.pcm)
 
     def _mark(self, mark: Callable[[], list[Mark]]) -> None:
         with self._changed:
+            if self._over:
+                return
             marks, at = tuple(mark()), self._endpointer.n_pushed
-        self._queue_up(Stretch(pcm=_NONE, start=at, heard_at=time.monotonic(), marks=marks))
+            self._queue_up(Stretch(pcm=_NONE, start=at, heard_at=time.monotonic(), marks=marks))
 
     def _queue_up(self, stretch: Stretch) -> None:
-        if any(isinstance(mark, Start) for mark in stretch.marks):
-            self._on_start()
         with self._changed:
             self._queue.append(stretch)
             self._n_queued += len(stretch.pcm)
             while self._source.live and self._n_queued > self._room:
                 self._drop_oldest()
+            # Seen first, told second: an answer that begins in between has seen it.
+            if any(isinstance(mark, Start) for mark in stretch.marks):
+                self._on_start()
             self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
@@ -232,8 +251,9 @@ class Ears:
                     Stretch(pcm=_NONE, start=at, heard_at=time.monotonic(), marks=marks)
                 )
             self._changed.notify_all()
-        if self._file is not None:
-            self._file.close()
+        with self._writing:
+            if self._file is not None:
+                self._file.close()
 
 
 _NONE: F32 = np.empty(0, np.float32)

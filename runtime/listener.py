@@ -194,9 +194,10 @@ class Listener:
         self._kept: deque[int] = deque()  # numbers of the turns that are in the context
         self._hop = round(how.hop_s * SAMPLE_RATE)
         self._tally = Tally()
-        self._told_level = -1.0
+        self._told_level = -1  # in tenths of a second
         self._answer: Answer | None = None  # being given; read by other threads
         self._closing = threading.Event()
+        self._thread: threading.Thread | None = None  # our own that iterates, if any does
         self._lock = threading.Lock()
         if voice is None and turns.voices:
             voice = SileroVAD()
@@ -251,6 +252,8 @@ class Listener:
     def __exit__(self, *error: object) -> None:
         """Close, and give the KV cache back."""
         self.close()
+        if self._thread is not None:
+            self._thread.join()
         self._updates.close()
         self._session.close()
 
@@ -265,9 +268,7 @@ class Listener:
             for update in self:
                 on_update(update)
 
-        thread = threading.Thread(target=work, name="kokanee listener", daemon=True)
-        thread.start()
-        return thread
+        return self._started(work)
 
     async def __aiter__(self) -> AsyncIterator[Update]:
         """The updates in an event loop, which is never blocked; leaving the loop closes."""
@@ -283,8 +284,7 @@ class Listener:
                 last = error
             loop.call_soon_threadsafe(queue.put_nowait, last)
 
-        thread = threading.Thread(target=work, name="kokanee listener", daemon=True)
-        thread.start()
+        thread = self._started(work)
         try:
             while True:
                 update = await queue.get()
@@ -296,6 +296,11 @@ class Listener:
         finally:
             await asyncio.to_thread(self.close)
             await asyncio.to_thread(thread.join)
+
+    def _started(self, work: Callable[[], None]) -> threading.Thread:
+        self._thread = threading.Thread(target=work, name="kokanee listener", daemon=True)
+        self._thread.start()
+        return self._thread
 
     # --- inside: what is done when ---------------------------------------------------------------
 
@@ -372,8 +377,9 @@ class Listener:
     def _think(self) -> Iterator[Update]:
         """What can be done about an open turn before its end."""
         turn = self._turn
-        if turn is None:
+        if turn is None or not turn.hearing.seconds:  # nothing yet, or all of it was dropped
             return
+        partial: Partial | None = None
         started = time.perf_counter()
         if turn.pause is not None:
             if turn.answer is None and not self._ears.has_marks:
@@ -385,9 +391,11 @@ class Listener:
             took = time.perf_counter() - started
             turn.next_hop = turn.fed + max(self._hop, round(took / _LOAD * SAMPLE_RATE))
             if self._how.partial_s is not None and turn.fed >= turn.next_partial:
-                yield from self._partial(turn)
+                partial = self._partial(turn)
                 turn.next_partial = turn.fed + self._partial_samples
         self._count_busy(started)
+        if partial is not None:
+            yield partial
 
     def _guess(self, turn: _Turn, end: int) -> None:
         """Settle the sound as if it ended there, and compute the first piece of the answer."""
@@ -463,8 +471,8 @@ class Listener:
         latencies = dict(latencies)
         with self._lock:
             self._answer = answer
-        if self._how.barge_in and self._ears.has_start:
-            answer.cancel()  # somebody speaks already
+        if self._closing.is_set() or (self._how.barge_in and self._ears.has_start):
+            answer.cancel()  # whoever closed, or speaks already, found no answer to stop
         pieces, started = iter(answer), time.perf_counter()
         while (piece := next(pieces, None)) is not None:
             self._count_busy(started)
@@ -495,17 +503,17 @@ class Listener:
             },
         )
 
-    def _partial(self, turn: _Turn) -> Iterator[Update]:
-        """The first question, about what was said so far."""
+    def _partial(self, turn: _Turn) -> Partial | None:
+        """The first question, about what was said so far; None if there is better to do."""
         if not turn.hearing.n_soft_tokens:
             turn.hearing.settle()
         until = turn.fed
         answer = self._asked(self._questions[turn.start.kind][0])
         for _ in answer:
             if self._ears.has_marks or self._closing.is_set():
-                answer.cancel()  # there is something that matters more
-                return
-        yield Partial(turn=turn.number, text=answer.text(), until_s=until / SAMPLE_RATE)
+                answer.cancel()
+                return None
+        return Partial(turn=turn.number, text=answer.text(), until_s=until / SAMPLE_RATE)
 
     def _remember(self, turn: _Turn, answer: Answer) -> Iterator[Update]:
         """Keep a turn in front of the next ones, and let go of old ones to make room for those."""
@@ -562,8 +570,8 @@ class Listener:
         """How loud it is, ten times a second of the clock, or of the sound if it comes faster."""
         dbfs, voice, at = self._ears.level
         now = time.monotonic() if self._source.live else at / SAMPLE_RATE
-        if now - self._told_level >= LEVEL_S:
-            self._told_level = now
+        if (tick := int(now / LEVEL_S + 1e-6)) > self._told_level:  # 0.3 / 0.1 is less than 3
+            self._told_level = tick
             yield Level(at_s=at / SAMPLE_RATE, dbfs=round(dbfs, 1), voice=round(voice, 3))
 
     def _on_start(self) -> None:
