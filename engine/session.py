@@ -43,7 +43,7 @@ class Answer:
         self.finish_reason: str | None = None
         """None while running; then "stop", "length", "context" or "cancelled"."""
         self.timings_ms: dict[str, float] = {}
-        self._question: tuple[int, ...] = ()  # ids behind the sound
+        self._prompt: Prompt | None = None
         self._pieces: list[str] = []
         self._cancelled = threading.Event()
         self._interrupt = interrupt
@@ -288,7 +288,7 @@ class Session:
             return self._generate(answer, question_embeds, sampling or Sampling(), max_new_tokens)
 
         self._answer = Answer(pieces, self._decoder.interrupt)
-        self._answer._question = prompt.ids_after
+        self._answer._prompt = prompt
         self._answers.append(self._answer)
         return self._answer
 
@@ -329,12 +329,15 @@ class Session:
         """
         self._check_open()
         answer = self._answers[-1] if answer is None and self._answers else answer
-        if answer is None or answer not in self._answers:
+        if answer is None or answer not in self._answers or answer._prompt is None:
             raise ValueError("nothing was asked about the sound: call ask() before keep()")
         self._stop_answer()
-        behind = (*answer._question, *answer.ids, *self._form.eos_ids[:1])
+        prompt, context = answer._prompt, self._context
+        if prompt.ids_before != context.head:
+            context.refill(prompt.ids_before, lora_scale=self._decoder.lora_scale, grid=GRID)
+        behind = (*prompt.ids_after, *answer.ids, *self._form.eos_ids[:1])
         seconds = self._hearing.seconds if self._hearing is not None else self._seconds
-        self._context.keep(behind, seconds=seconds)
+        context.keep(behind, seconds=seconds)
         self._hearing = None
         self._answers.clear()
         return self.turns[-1]

@@ -183,6 +183,9 @@ class Ears:
         return True
 
     def _hear(self, block: Block) -> None:
+        pcm = block.pcm
+        if not np.isfinite(pcm).all():  # a broken driver's; the detectors hear silence as well
+            pcm = np.nan_to_num(pcm, nan=0.0, posinf=0.0, neginf=0.0)
         # What is queued is written, also if somebody closes in between.
         with self._writing:
             # Marked and queued in one go: a key let go in between would come before its sound.
@@ -192,20 +195,20 @@ class Ears:
                 marks: list[Mark] = []
                 if block.start > self._endpointer.n_pushed:
                     marks += self._endpointer.gap(block.start)
-                marks += self._endpointer.push(block.pcm)
+                marks += self._endpointer.push(pcm)
                 self._queue_up(
                     Stretch(
-                        pcm=block.pcm,
+                        pcm=pcm,
                         start=block.start,
                         heard_at=block.heard_at,
                         marks=tuple(marks),
                     )
                 )
             if self._file is not None:
-                if block.start > self._n_read:
-                    self._file.write(np.zeros(block.start - self._n_read, np.float32))
-                self._file.write(block.pcm)
-            self._n_read = block.start + len(block.pcm)
+                for at in range(self._n_read, block.start, SAMPLE_RATE):
+                    self._file.write(np.zeros(min(SAMPLE_RATE, block.start - at), np.float32))
+                self._file.write(pcm)
+            self._n_read = block.start + len(pcm)
 
     def _mark(self, mark: Callable[[], list[Mark]]) -> None:
         with self._changed:

@@ -170,22 +170,12 @@ class Listener:
         self._session = engine.session(
             n_ctx=how.n_ctx, lora_scale=how.lora_scale, policy=unpadded(engine.manifest.policy)
         )
-        n_reserved = how.max_new_tokens + max(
-            self._session.n_prompt(ask.question, task=ask.task, raw_prompt=ask.raw_prompt)
-            for ask in (*questions, *how.sound_questions)
-        )
-        # Half of the context is for earlier turns, if any are kept.
-        self._n_turn = self._session.n_ctx // (2 if how.memory_turns else 1)
-        room_s = self._session.room_s(self._n_turn - n_reserved, streaming=how.streaming)
-        longest_s = min(how.turns.max_turn_s, room_s)
         try:
-            turns = dataclasses.replace(how.turns, max_turn_s=longest_s)
+            turns = self._turns_that_fit(how)
         except ValueError:
-            raise ValueError(
-                f"n_ctx: {self._session.n_ctx} positions have room for {longest_s:.1f} s of sound"
-                " beside question and answer; give more"
-            ) from None
-        self.longest_s = longest_s
+            self._session.close()
+            raise
+        self.longest_s = turns.max_turn_s
         """Seconds after which a turn is closed, for want of room or because the settings say so."""
         self._tape: deque[tuple[int, F32]] = deque()  # (index of the first sample, samples)
         self._now = 0  # index of the next sample
@@ -261,12 +251,30 @@ class Listener:
         """The updates, as they come; a second loop goes on where the first one stopped."""
         return self._updates
 
-    def start(self, on_update: Callable[[Update], object]) -> threading.Thread:
-        """Listen in a thread of its own that calls on_update; it ends after `close`."""
+    def start(
+        self,
+        on_update: Callable[[Update], object],
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> threading.Thread:
+        """Listen in a thread of its own that calls on_update; it ends after `close`.
+
+        Args:
+            on_update: called with every update, in that thread.
+            on_error: called with what ended it before its time; by default the thread dies of it,
+                and Python says so on standard error.
+
+        Raises:
+            ValueError: it was started already.
+        """
 
         def work() -> None:
-            for update in self:
-                on_update(update)
+            try:
+                for update in self:
+                    on_update(update)
+            except Exception as error:
+                if on_error is None:
+                    raise
+                on_error(error)
 
         return self._started(work)
 
@@ -298,9 +306,29 @@ class Listener:
             await asyncio.to_thread(thread.join)
 
     def _started(self, work: Callable[[], None]) -> threading.Thread:
+        if self._thread is not None:
+            raise ValueError("this listener was started already; open another one")
         self._thread = threading.Thread(target=work, name="kokanee listener", daemon=True)
         self._thread.start()
         return self._thread
+
+    def _turns_that_fit(self, how: Listening) -> TurnDetection:
+        """The settings, with turns no longer than the context has room for."""
+        # Half of the context is for earlier turns, if any are kept.
+        self._n_turn = self._session.n_ctx // (2 if how.memory_turns else 1)
+        n_reserved = how.max_new_tokens + max(
+            self._session.n_prompt(ask.question, task=ask.task, raw_prompt=ask.raw_prompt)
+            for asks in self._questions.values()
+            for ask in asks
+        )
+        room_s = self._session.room_s(self._n_turn - n_reserved, streaming=how.streaming)
+        try:
+            return dataclasses.replace(how.turns, max_turn_s=min(how.turns.max_turn_s, room_s))
+        except ValueError:
+            raise ValueError(
+                f"n_ctx: {self._session.n_ctx} positions have room for {room_s:.1f} s of sound"
+                " beside question and answer; give more"
+            ) from None
 
     # --- inside: what is done when ---------------------------------------------------------------
 
@@ -388,8 +416,10 @@ class Listener:
         elif turn.fed >= turn.next_hop and not self._ears.is_quiet and not self._ears.has_marks:
             turn.hearing.catch_up()
             self._tally = dataclasses.replace(self._tally, hops=self._tally.hops + 1)
-            took = time.perf_counter() - started
-            turn.next_hop = turn.fed + max(self._hop, round(took / _LOAD * SAMPLE_RATE))
+            turn.next_hop = turn.fed + self._hop
+            if self._source.live:  # else the sound waits, and hops depend on nothing but it
+                took = time.perf_counter() - started
+                turn.next_hop = turn.fed + max(self._hop, round(took / _LOAD * SAMPLE_RATE))
             if self._how.partial_s is not None and turn.fed >= turn.next_partial:
                 partial = self._partial(turn)
                 turn.next_partial = turn.fed + self._partial_samples
@@ -505,8 +535,8 @@ class Listener:
 
     def _partial(self, turn: _Turn) -> Partial | None:
         """The first question, about what was said so far; None if there is better to do."""
-        if not turn.hearing.n_soft_tokens:
-            turn.hearing.settle()
+        if self._how.streaming.ahead is None or not turn.hearing.n_soft_tokens:
+            turn.hearing.settle()  # nothing was guessed that could be asked about
         until = turn.fed
         answer = self._asked(self._questions[turn.start.kind][0])
         for _ in answer:
