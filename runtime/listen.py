@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import soundfile
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,8 @@ from . import options
 from .bundle import find_bundle
 from .endpoint import TurnDetection
 from .listener import Ask, Listener, Listening
-from .microphone import Microphone, list_devices
+from .microphone import Microphone
+from .portaudio import list_devices, none_found
 from .screen import choose
 from .sources import Playback, Source
 from .updates import Update
@@ -146,6 +148,7 @@ def command(
     list_devices: bool,
     file: Path | None,
     realtime: bool,
+    record: Path | None,
     seconds: float | None,
     push_to_talk: bool,
     vad: str,
@@ -168,7 +171,13 @@ def command(
         return
     if realtime and file is None:
         raise click.UsageError("--realtime goes with --file.")
-    listening = _listening(push_to_talk=push_to_talk, **how)
+    if mic is not None and file is not None:
+        raise click.UsageError("--mic and --file: only one of them can be listened to.")
+    if push_to_talk and sys.stdin is None:
+        raise click.UsageError("--push-to-talk reads Enter from standard input, which is closed.")
+    if record is not None:
+        _check_record(record, file)
+    listening = _listening(push_to_talk=push_to_talk, record=record, **how)
     # Before a bundle is made or opened: there may be no such file, and no microphone at all.
     source: Source
     if file is None:
@@ -177,7 +186,10 @@ def command(
         source = Playback([read_audio(file).pcm], name=str(file), realtime=realtime)
     with contextlib.closing(source):
         folder = find_bundle(bundle, cache_dir=cache_dir)
-        with Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine:
+        with (
+            Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine,
+            _say_what_stops(record),
+        ):
             options.say_notes(engine)
             try:
                 voice = EnergyVAD() if vad == "energy" else SileroVAD()
@@ -255,6 +267,26 @@ def _listening(
         raise click.UsageError(str(error)) from None
 
 
+def _check_record(record: Path, file: Path | None) -> None:
+    """Before anything is heard that could then not be written."""
+    if record.suffix.lower() != ".wav":
+        raise click.UsageError(f"--record: expected a name that ends in .wav, got {record}.")
+    if not record.parent.is_dir():
+        raise click.UsageError(f"--record: there is no folder {record.parent}.")
+    if file is not None and record.exists() and file.exists() and record.samefile(file):
+        raise click.UsageError(f"--record would overwrite what is listened to: {record}.")
+
+
+@contextlib.contextmanager
+def _say_what_stops(record: Path | None) -> Iterator[None]:
+    """A recording that cannot be written, in one line: nothing else writes sound here."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise OSError(f"{record} cannot be written ({reason}); is the disk full?") from None
+
+
 def _until(listener: Listener, seconds: float | None) -> Iterator[Update]:
     """Updates up to so many seconds of sound; the turn that is open then is not answered."""
     for update in listener:
@@ -312,6 +344,9 @@ def _show_devices(as_json: bool) -> None:
             for d in devices
         ]
         click.echo(json.dumps(rows))
+    if not devices:
+        raise none_found()
+    if as_json:
         return
     table = Table("", "name", "by", "channels", "rate")
     for d in devices:

@@ -1,80 +1,45 @@
 """A microphone as a source: blocks of 16 kHz in order, every lost stretch stated, never a hang.
 
-    PortAudio's thread          callback: copy, stamp, count
-                                    |
-                                 _Ring      the newest 30 s, at the device's rate
-                                    |
-    the reader's thread         read(): watchdog; _Timeline: late or lost?; soxr -> Block, Device
-                                    |
-    _Caller's thread            open, abort, close, rescan: every call into PortAudio
+    PortAudio's thread      callback: copy, stamp, count
+                                |
+                             Ring       the newest 30 s, at the device's rate    timeline.py
+                                |
+    the reader's thread     read(): watchdog; Timeline: late or lost?; soxr -> Block, Device
+                                |
+    Caller's thread         open, abort, close, rescan                           portaudio.py
 
-PortAudio is not thread-safe, and with a sound daemon that does not answer each of its calls can
-hang for ever. So one daemon thread makes all of them, and nobody waits for it without a limit.
-
-A device tells little: PulseAudio flags no overflow, a stalled device nothing at all, and sound that
-stayed away may still come, late. So every block is held against the clock. Sound which is behind it
-by more than a quarter of a second is kept back until it has caught up (it was late: nothing is
-missing) or stays as far behind (some was lost: the samples' clock jumps by as much).
+A device tells little: PulseAudio flags no overflow, a stalled device nothing at all.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
-import os
-import queue
-import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
-
-import numpy as np
-import numpy.typing as npt
-import soxr
+from typing import Any, Literal, Self
 
 from kokanee.engine import DeviceError
 from kokanee.engine.features import SAMPLE_RATE
 
+from .portaudio import (
+    CLOSE_S,
+    OPEN_S,
+    InputDevice,
+    inputs,
+    load_sounddevice,
+    pick,
+    portaudio_caller,
+    why_refused,
+)
 from .sources import Block
+from .timeline import Ring, Timeline
 from .updates import Device
 
-F32 = npt.NDArray[np.float32]
-I16 = npt.NDArray[np.int16]
-T = TypeVar("T")
-
-BLOCK_S = 0.02  # longer blocks come in bursts
-OPEN_S = 5.0  # in which PortAudio must open or list devices
-CLOSE_S = 1.0  # in which it must close one
 FIRST_S = 3.0  # in which an opened device must deliver; a cold PulseAudio sink takes 1.6 s
-LATE_S = 0.25  # behind the clock by less than this is nothing
-SETTLE_S = 0.5  # what is evenly behind for so long will not catch up
-JITTER_S = 0.05  # "evenly"; callbacks that fight for the interpreter vary by far more
-HOLD_S = 2.0  # nothing is kept back for longer than this
-DRIFT = 0.001  # a sound card's clock may be this wrong; real ones are within 0.0002
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputDevice:
-    """Something that can be recorded from."""
-
-    index: int  # PortAudio's, until the next rescan
-    name: str
-    host_api: str  # "ALSA", "Core Audio", "Windows WASAPI", ...
-    n_channels: int
-    rate: float  # Hz, its default
-    is_default: bool
-
-    @property
-    def label(self) -> str:
-        """Its name and host API, to ask for it by where the name alone is not enough."""
-        return f"{self.name}, {self.host_api}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,27 +62,6 @@ class Counters:
     backlog_ms: float  # by how much the newest sound was behind the clock
     worst_backlog_ms: float
     worst_interval_ms: float  # between two callbacks
-
-
-def list_devices(*, rescan: bool = False, quiet_c_stderr: bool = True) -> list[InputDevice]:
-    """Every device with an input channel.
-
-    Args:
-        rescan: look for what was plugged in since PortAudio first looked, which ends all streams
-            in this process that were opened through sounddevice; not done while a Microphone is.
-        quiet_c_stderr: keep PortAudio's and ALSA's own messages off file descriptor 2 meanwhile.
-
-    Raises:
-        DeviceError: If sounddevice or PortAudio is missing, or does not answer.
-    """
-    caller = _caller()
-
-    def look() -> list[InputDevice]:
-        if rescan:
-            caller.rescan()
-        return _inputs(_sounddevice())
-
-    return caller.ask(look, OPEN_S, quiet=quiet_c_stderr)
 
 
 class Microphone:
@@ -177,7 +121,7 @@ class Microphone:
         self._quiet, self._clock = quiet_c_stderr, clock
         self._closed = False
         self._wake = threading.Event()
-        self._caller = _caller()
+        self._caller = portaudio_caller()
         self._stream: Any = None  # touched by the caller's thread only
         self._state: Literal["live", "stalled", "lost"] = "live"
         self._attempt: Future[_Opened] | None = None
@@ -186,7 +130,7 @@ class Microphone:
         self._past = _Tally()
         self._n_gaps = self._n_stalls = self._n_reopened = 0
         self._n_gap_samples = 0
-        self._timeline = _Timeline()
+        self._timeline = Timeline()
         try:
             opened = self._caller.ask(lambda: self._open(device), OPEN_S, quiet=quiet_c_stderr)
         except BaseException:
@@ -196,7 +140,7 @@ class Microphone:
         self._opened = opened
         # Indices change with every rescan, labels do not.
         self._wanted = None if device is None else opened.device.label
-        self._ring: _Ring | None = opened.ring
+        self._ring: Ring | None = opened.ring
         self._timeline.begin(opened.ring.rate)
         self.name = opened.device.name
         self._events: list[Block | Device] = [
@@ -263,14 +207,14 @@ class Microphone:
 
     def _open(self, wanted: int | str | None) -> _Opened:
         """Opens at 16 kHz mono if the device will, else as close to it as it takes."""
-        sd = _sounddevice()
-        device = _pick(_inputs(sd), wanted)
+        sd = load_sounddevice()
+        device = pick(inputs(sd), wanted)
         own = round(device.rate)
         channels = sorted({1, min(2, device.n_channels), device.n_channels})
         first: Exception | None = None
         for n_channels in channels:
             for rate in dict.fromkeys((SAMPLE_RATE, own, 48_000, 44_100)):
-                ring = _Ring(rate, self._buffer_s, self._wake.set, self._clock)
+                ring = Ring(rate, self._buffer_s, self._wake.set, self._clock)
                 stream = None
                 try:
                     stream = sd.InputStream(
@@ -293,7 +237,7 @@ class Microphone:
                 self._caller.streams.add(stream)
                 detail = f"{rate} Hz, {n_channels} channel{'s' * (n_channels > 1)}"
                 return _Opened(ring, device, detail)
-        raise DeviceError(_why_refused(device, first))
+        raise DeviceError(why_refused(device, first))
 
     def _shut(self) -> None:
         stream, self._stream = self._stream, None
@@ -426,92 +370,8 @@ class Microphone:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """One callback's samples, and where they stand among the stream's."""
-
-    pcm: I16  # [n_samples], at the device's rate
-    start: int
-    time: float
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.pcm)
-
-
-class _Ring:
-    """The newest blocks of a stream, between PortAudio's thread and the reader's.
-
-    No lock: the writer never waits. The reader copies, then looks how far the writer has come, and
-    throws away what was overwritten meanwhile.
-    """
-
-    def __init__(
-        self, rate: int, seconds: float, notify: Callable[[], None], clock: Callable[[], float]
-    ) -> None:
-        self.rate = rate
-        self.n_block = round(rate * BLOCK_S)
-        n_slots = max(2, round(seconds / BLOCK_S)) + 1  # one is being written
-        self._pcm = np.zeros((n_slots, self.n_block), np.int16)
-        self._starts = np.zeros(n_slots, np.int64)  # samples since the stream began
-        self._sizes = np.zeros(n_slots, np.int64)
-        self._times = np.zeros(n_slots, np.float64)
-        self._notify, self._clock = notify, clock
-        self.n_put = 0  # blocks
-        self.n_captured = self.n_taken = self.n_dropped = 0  # samples
-        self.n_dropped_blocks = 0
-        self.n_overflows = 0
-        self.worst_interval_s = 0.0
-        self.finished = False
-        self.heard_at = clock()
-        self._next = 0  # block to read
-        self._read_to = 0  # samples: taken or dropped
-
-    def put(self, indata: I16, n_frames: int, _info: object, status: Any) -> None:
-        """PortAudio's callback: keeps the first channel of indata [n_frames, n_channels]."""
-        now = self._clock()
-        slot = self.n_put % len(self._pcm)
-        n = min(n_frames, self.n_block)
-        self._pcm[slot, :n] = indata[:n, 0]
-        self._starts[slot] = self.n_captured
-        self._sizes[slot] = n
-        self.n_captured += n
-        self._times[slot] = now
-        if status and status.input_overflow:
-            self.n_overflows += 1
-        if self.n_put:
-            self.worst_interval_s = max(self.worst_interval_s, now - self.heard_at)
-        self.heard_at = now
-        self.n_put += 1
-        self._notify()
-
-    def finish(self) -> None:
-        """PortAudio's word that no callback follows."""
-        self.finished = True
-        self._notify()
-
-    def take(self) -> list[_Piece]:
-        """Everything not yet read and still there."""
-        n_slots, n_put = len(self._pcm), self.n_put
-        first = max(self._next, n_put + 1 - n_slots)
-        pieces: list[tuple[int, _Piece]] = []
-        for block in range(first, n_put):
-            slot = block % n_slots
-            pcm = self._pcm[slot, : self._sizes[slot]].copy()
-            piece = _Piece(pcm, int(self._starts[slot]), float(self._times[slot]))
-            pieces.append((block, piece))
-        oldest = self.n_put + 1 - n_slots
-        kept = [(block, piece) for block, piece in pieces if block >= oldest]
-        for block, piece in kept:
-            self.n_dropped_blocks += block - self._next
-            self.n_dropped += piece.start - self._read_to
-            self.n_taken += len(piece.pcm)
-            self._next, self._read_to = block + 1, piece.end
-        return [piece for _, piece in kept]
-
-
-@dataclass(frozen=True, slots=True)
 class _Opened:
-    ring: _Ring
+    ring: Ring
     device: InputDevice
     detail: str
 
@@ -527,7 +387,7 @@ class _Tally:
     overflows: int = 0
     worst_interval_s: float = 0.0
 
-    def plus(self, ring: _Ring) -> _Tally:
+    def plus(self, ring: Ring) -> _Tally:
         return _Tally(
             self.captured + ring.n_captured,
             self.taken + ring.n_taken,
@@ -536,386 +396,3 @@ class _Tally:
             self.overflows + ring.n_overflows,
             max(self.worst_interval_s, ring.worst_interval_s),
         )
-
-
-class _Timeline:
-    """Where samples belong, as indices at 16 kHz, and whether sound that stayed away is lost.
-
-    The recording's sample 0 has a time, its anchor. The anchor follows the sound card by DRIFT at
-    most, so that a card whose clock is a little wrong is not taken for one that loses sound.
-    """
-
-    def __init__(self) -> None:
-        self.end = 0  # of all that was released
-        self.late_s = self.worst_late_s = 0.0
-        self.at_start = True  # of a stream
-        self._anchor: float | None = None
-        self._anchored_at = 0.0
-        self._rate = SAMPLE_RATE
-        self._origin = 0.0  # of the stream's sample 0
-        self._seen = 0  # the stream's samples
-        self._ready: list[_Piece] = []
-        self._held: list[_Piece] = []
-        self._level_s = self._level_since = 0.0  # how far behind they evenly are, since when
-        self._least_s = 0.0  # the least of it
-        self._resampler: soxr.ResampleStream | None = None
-        self._in_run = False
-        self._last_time = 0.0
-
-    @property
-    def n_held(self) -> int:
-        """Samples kept back, at the device's rate."""
-        return sum(len(piece.pcm) for piece in list(self._held))
-
-    def begin(self, rate: int) -> None:
-        """A new stream."""
-        self._rate = rate
-        self._origin = float(self.end)
-        self._seen = 0
-        self.at_start = True
-
-    def join(self, piece: _Piece) -> int:
-        """Places a later stream by its first piece; how many samples are missing before it."""
-        if self._anchor is None:
-            return 0
-        begun = (piece.time - self._anchor) * SAMPLE_RATE - piece.end * self._scale
-        self._origin = max(float(self.end), round(begun))
-        return round(self._origin) - self.end
-
-    def skip(self, piece: _Piece) -> int:
-        """How many of the stream's samples are missing before the piece."""
-        missing = piece.start - self._seen
-        if missing:
-            self._ready += self._held  # their place is before what is missing
-            self._held = []
-        return missing
-
-    def add(self, piece: _Piece) -> None:
-        """Takes a piece; keeps it back while sound before it may be late or lost."""
-        self.at_start = False
-        self._seen = piece.end
-        due = (self._origin + piece.end * self._scale) / SAMPLE_RATE
-        if self._anchor is None:
-            self._anchor = piece.time - due
-            self._anchored_at = piece.time
-        late_s = piece.time - self._anchor - due
-        if late_s < 0 and piece.time - self._anchored_at < SETTLE_S:
-            self._anchor += late_s  # a stream may begin with a burst
-            late_s = 0.0
-        self.late_s = late_s
-        self.worst_late_s = max(self.worst_late_s, late_s)
-        if late_s <= LATE_S:
-            most = DRIFT * len(piece.pcm) / self._rate
-            self._anchor += min(max(late_s, -most), most)
-            self._ready += [*self._held, piece]
-            self._held = []
-            return
-        if not self._held or abs(late_s - self._level_s) > JITTER_S:
-            self._level_s = self._least_s = late_s
-            self._level_since = piece.time
-        self._least_s = min(self._least_s, late_s)
-        self._held.append(piece)
-        if piece.time - self._held[0].time >= HOLD_S and not self.is_lost:
-            # Still unsteady: this machine is too busy to call back in time, and sound waits.
-            self._ready, self._held = self._ready + self._held, []
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether what is missing before the pieces kept back will not come any more."""
-        return bool(self._held) and self._held[-1].time - self._level_since >= SETTLE_S
-
-    def give_up(self) -> int:
-        """Leaves out what is missing before the pieces kept back, after flush(): how much."""
-        if not self._held:
-            return 0
-        jump = round(self._least_s * SAMPLE_RATE)
-        self._origin += jump
-        self._ready, self._held = self._ready + self._held, []
-        return jump
-
-    def release(self) -> list[Block | Device]:
-        """The sound that is in its place, as one block."""
-        ready, self._ready = self._ready, []
-        if not ready:
-            return []
-        if not self._in_run:
-            self._in_run = True
-            place = round(self._origin + ready[0].start * self._scale)
-            self.end = max(self.end, place)
-            if self._rate != SAMPLE_RATE:
-                self._resampler = soxr.ResampleStream(
-                    self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"
-                )
-        self._last_time = ready[-1].time
-        pcm = np.concatenate([piece.pcm for piece in ready]).astype(np.float32) / np.float32(32768)
-        return self._block(pcm, last=False)
-
-    def flush(self) -> list[Block | Device]:
-        """Ends a run of samples without a hole: what is ready, and the resampler's tail."""
-        out = self.release()
-        if self._resampler is not None:
-            out += self._block(np.empty(0, np.float32), last=True)
-        self._resampler = None
-        self._in_run = False
-        return out
-
-    def _block(self, pcm: F32, *, last: bool) -> list[Block | Device]:
-        if self._resampler is not None:
-            pcm = self._resampler.resample_chunk(pcm, last=last)
-            np.clip(pcm, np.float32(-1), np.float32(1), out=pcm)  # it overshoots
-        if not len(pcm):
-            return []
-        block = Block(pcm=pcm, start=self.end, heard_at=self._last_time)
-        self.end += len(pcm)
-        return [block]
-
-    @property
-    def _scale(self) -> float:
-        return SAMPLE_RATE / self._rate
-
-
-class _Caller:
-    """The one thread that calls PortAudio, and the streams that it has open."""
-
-    def __init__(self) -> None:
-        self.streams: set[Any] = set()
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any], bool]]
-        self._jobs = queue.SimpleQueue()
-        self._silence = _Silence()
-        # A daemon: a call that hangs must not keep the process from ending.
-        threading.Thread(target=self._run, name="kokanee-portaudio", daemon=True).start()
-
-    def start(self, job: Callable[[], T], *, quiet: bool) -> Future[T]:
-        """Has it done after everything before it."""
-        future: Future[T] = Future()
-        self._jobs.put((job, future, quiet))
-        return future
-
-    def ask(self, job: Callable[[], T], limit_s: float, *, quiet: bool) -> T:
-        """Has it done and waits for it.
-
-        Raises:
-            DeviceError: If it is not done in time; it is done nevertheless if it ever can be.
-        """
-        try:
-            return self.start(job, quiet=quiet).result(limit_s)
-        except TimeoutError:
-            self._silence.lift()
-            raise DeviceError(
-                f"the sound system did not answer within {limit_s:g} s; restart it (on Linux:"
-                " systemctl --user restart pipewire pulseaudio) and try again"
-            ) from None
-
-    def rescan(self) -> None:
-        """Has PortAudio look at the devices anew; in this thread only.
-
-        It ends every stream of the process, so it is left out while another Microphone has one.
-        """
-        if not self.streams and "sounddevice" in sys.modules:
-            sd = _sounddevice()
-            try:
-                if sd._initialized:
-                    sd._terminate()
-                sd._initialize()
-            except sd.PortAudioError as error:
-                raise DeviceError(f"PortAudio does not start ({_reason(error)})") from None
-
-    def leave(self) -> None:
-        """Ends all streams at exit, lest sounddevice's handler wait for ever for a dead daemon."""
-        try:
-            self.ask(self._abort_all, CLOSE_S, quiet=True)
-        except DeviceError:
-            atexit.unregister(_sounddevice()._exit_handler)
-
-    def _abort_all(self) -> None:
-        for stream in list(self.streams):
-            stream.abort()
-            stream.close()
-        self.streams.clear()
-
-    def _run(self) -> None:
-        while True:
-            job, future, quiet = self._jobs.get()
-            try:
-                with self._silence if quiet else contextlib.nullcontext():
-                    result = job()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-            del job, future  # nothing is kept alive while waiting for the next
-
-
-@functools.cache
-def _caller() -> _Caller:
-    """One for the process, as PortAudio is."""
-    return _Caller()
-
-
-class _Silence:
-    """File descriptor 2 led to nowhere: C code writes there, over whatever the terminal shows."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._saved: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock, contextlib.suppress(OSError):  # closed in services: nothing to silence
-            self._saved = os.dup(2)
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 2)
-            os.close(null)
-
-    def lift(self) -> None:
-        """Restores it although the call hangs, which holds it silent."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._saved is not None:
-                os.dup2(self._saved, 2)
-
-    def __exit__(self, *_: object) -> None:
-        self.lift()  # again: sounddevice, having hung, has put back what it had found
-        with self._lock:
-            if self._saved is not None:
-                os.close(self._saved)
-            self._saved = None
-
-
-def _sounddevice() -> Any:
-    """The package, imported when it is first needed, since importing it starts PortAudio."""
-    try:
-        import sounddevice
-    except ImportError:
-        raise DeviceError(
-            "recording needs the sounddevice package; run: pip install 'kokanee[mic]'"
-        ) from None
-    except OSError as error:
-        remedy = "run: apt-get install libportaudio2 (or your system's package of that library)"
-        if sys.platform != "linux":
-            remedy = "run: pip install --force-reinstall sounddevice"
-        raise DeviceError(f"the PortAudio library is missing ({error}); {remedy}") from None
-    _guard_exit()
-    return sounddevice
-
-
-@functools.cache
-def _guard_exit() -> None:
-    """Once, and after sounddevice has registered its own handler: the last one runs first."""
-    atexit.register(_caller().leave)
-
-
-def _inputs(sd: Any) -> list[InputDevice]:
-    try:
-        found, apis = sd.query_devices(), sd.query_hostapis()
-        default = sd.default.device[0]
-    except sd.PortAudioError as error:
-        raise DeviceError(f"devices cannot be listed ({_reason(error)})") from None
-    return [
-        InputDevice(
-            index=info["index"],
-            name=info["name"],
-            host_api=apis[info["hostapi"]]["name"],
-            n_channels=info["max_input_channels"],
-            rate=info["default_samplerate"],
-            is_default=info["index"] == default,
-        )
-        for info in found
-        if info["max_input_channels"] > 0
-    ]
-
-
-def _pick(devices: list[InputDevice], wanted: int | str | None) -> InputDevice:
-    """The device that an index or a name means, and no other."""
-    if not devices:
-        raise DeviceError(f"no microphone was found: {_why_none()}")
-    if wanted is None:
-        return next((device for device in devices if device.is_default), devices[0])
-    if isinstance(wanted, int):
-        matching = [device for device in devices if device.index == wanted]
-    else:
-        part = wanted.casefold()
-        matching = (
-            [device for device in devices if wanted in (device.name, device.label)]
-            or [device for device in devices if part in (device.name.casefold(), device.label)]
-            or [device for device in devices if part in device.label.casefold()]
-        )
-    if len(matching) == 1:
-        return matching[0]
-    fault = "several microphones match" if matching else "there is no microphone"
-    listed = "; ".join(f"{d.index}: {d.label}" for d in matching or devices)
-    raise DeviceError(f"{fault} {wanted!r}; choose one of these by its index or name: {listed}")
-
-
-def _reason(error: Exception | None) -> str:
-    return str(error).strip().rstrip(".") or "no reason given"
-
-
-def _why_refused(device: InputDevice, error: Exception | None) -> str:
-    """What to do about a device that is there and does not open."""
-    code = error.args[1] if error is not None and len(error.args) > 1 else None
-    if code == -9985:  # paDeviceUnavailable
-        remedy = "another program has it: end that one, or choose another microphone"
-    elif sys.platform == "darwin":
-        remedy = "allow this terminal in System Settings, Privacy & Security, Microphone"
-    elif sys.platform == "win32":
-        remedy = "allow desktop apps in Settings, Privacy & security, Microphone"
-    else:
-        remedy = "see that it is plugged in and the sound server runs, or choose another microphone"
-    return f"{device.label} does not open ({_reason(error)}); {remedy}"
-
-
-def _why_none() -> str:
-    """The likeliest of the reasons for an empty list, which PortAudio does not tell apart."""
-    if sys.platform == "darwin":
-        return "plug one in, and allow this terminal in System Settings, Privacy & Security"
-    if sys.platform == "win32":
-        return "plug one in, and allow desktop apps in Settings, Privacy & security, Microphone"
-    refused: Path | None = None
-    for path in _sound_servers():
-        match _answers(path):
-            case True:
-                return (
-                    f"the sound server at {path} runs, but ALSA does not lead to it or it has no"
-                    " source; run: apt-get install libasound2-plugins, and plug one in"
-                )
-            case None:
-                refused = refused or path
-    if refused is not None:
-        return f"this user may not use the sound server at {refused}; run as the user who owns it"
-    cards = sorted(Path("/dev/snd").glob("pcmC*D*c"))
-    if cards and not any(os.access(card, os.R_OK | os.W_OK) for card in cards):
-        return (
-            f"this user may not use {cards[0]}; run: sudo usermod -aG audio $USER, and log in again"
-        )
-    if cards:
-        return f"{cards[0]} is there, but not usable; another program may have it: end that one"
-    return (
-        "neither a sound card that records (/dev/snd) nor a sound server (PulseAudio, PipeWire) is"
-        " here; plug one in, or start the server; in a container, pass --device /dev/snd"
-    )
-
-
-def _sound_servers() -> Iterator[Path]:
-    """Where a sound server's socket would be."""
-    named = os.environ.get("PULSE_SERVER", "").removeprefix("unix:")
-    if named.startswith("/"):
-        yield Path(named)
-    if folder := os.environ.get("PULSE_RUNTIME_PATH"):
-        yield Path(folder) / "native"
-    if folder := os.environ.get("XDG_RUNTIME_DIR"):
-        yield Path(folder) / "pulse" / "native"
-        yield Path(folder) / "pipewire-0"
-
-
-def _answers(path: Path) -> bool | None:
-    """Whether something listens at a socket; None if it may not be asked."""
-    if not hasattr(socket, "AF_UNIX"):
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(0.2)
-        try:
-            probe.connect(str(path))
-        except PermissionError:
-            return None
-        except OSError:
-            return False
-    return True

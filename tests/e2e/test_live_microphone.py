@@ -72,8 +72,10 @@ def obey():
             begun = time.monotonic()
             mic.close()
             tell(what="closed", took_s=time.monotonic() - begun)
+            return
 
-threading.Thread(target=obey, daemon=True).start()
+obeys = threading.Thread(target=obey, daemon=True)
+obeys.start()
 blocks = []
 while (got := mic.read(60.0)) is not None:
     for item in got:
@@ -89,6 +91,7 @@ np.savez(
     sizes=[len(block.pcm) for block in blocks],
     pcm=np.concatenate([block.pcm for block in blocks] or [np.zeros(0, np.float32)]),
 )
+obeys.join()  # the process must not end before it has told how long closing took
 tell(what="counters", **dataclasses.asdict(mic.counters))
 """
 

@@ -19,9 +19,11 @@ import pytest
 
 from kokanee.engine import DeviceError
 from kokanee.engine.audio import resample
-from kokanee.runtime import microphone
-from kokanee.runtime.microphone import InputDevice, Microphone, list_devices
+from kokanee.runtime import microphone, portaudio
+from kokanee.runtime.microphone import Microphone
+from kokanee.runtime.portaudio import InputDevice, list_devices, portaudio_caller
 from kokanee.runtime.sources import Block
+from kokanee.runtime.timeline import Ring
 from kokanee.runtime.updates import Device
 
 I16 = npt.NDArray[np.int16]
@@ -143,11 +145,11 @@ def clock() -> Clock:
 def card(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     card = Card(clock)
     monkeypatch.setitem(sys.modules, "sounddevice", card)
-    monkeypatch.setattr(microphone, "_guard_exit", lambda: None)
-    microphone._caller.cache_clear()
+    monkeypatch.setattr(portaudio, "_guard_exit", lambda: None)
+    portaudio_caller.cache_clear()
     yield card
     card.answers.set()
-    microphone._caller.cache_clear()
+    portaudio_caller.cache_clear()
 
 
 def sound(seconds: float, rate: int = 16_000) -> I16:
@@ -463,7 +465,7 @@ def test_sound_kept_back_is_not_lost_when_the_ring_runs_over(card: Card, clock: 
 
 
 def test_blocks_overwritten_while_they_are_copied_are_thrown_away() -> None:
-    ring = microphone._Ring(16_000, 0.1, lambda: None, time.monotonic)
+    ring = Ring(16_000, 0.1, lambda: None, time.monotonic)
     n_put = 0
 
     def put(n: int) -> None:
@@ -498,7 +500,7 @@ def test_blocks_overwritten_while_they_are_copied_are_thrown_away() -> None:
 
 def test_a_writer_that_overtakes_the_reader_corrupts_nothing() -> None:
     """Every block that is read is whole, whatever is written while it is copied."""
-    ring = microphone._Ring(16_000, 0.1, lambda: None, time.monotonic)
+    ring = Ring(16_000, 0.1, lambda: None, time.monotonic)
     n_blocks = 4000
 
     def write() -> None:
@@ -667,7 +669,7 @@ def test_without_devices_a_running_server_is_asked_for_its_plugin(servers: Path)
 def test_without_devices_a_forbidden_server_is_named(
     servers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(microphone, "_answers", lambda path: None)
+    monkeypatch.setattr(portaudio, "_answers", lambda path: None)
     with pytest.raises(DeviceError, match=r"may not use the sound server at .*native; run as"):
         Microphone()
 
