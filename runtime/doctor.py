@@ -114,19 +114,20 @@ def _provider(device: str) -> Finding:
 
 def _microphones() -> Finding:
     what = "microphones"
+    try:  # imported here: a missing package is for `_packages` to tell
+        from kokanee.engine.errors import DeviceError
+
+        from .portaudio import list_devices, none_found
+    except ImportError as error:
+        return Finding(what, "missing", f"{error.name} is not installed", "see above")
     try:
-        import sounddevice
-    except ImportError:
-        return Finding(
-            what, "missing", "sounddevice is not installed", "pip install 'kokanee[mic]'"
-        )
-    except OSError:  # the package is there, its library is not
-        return Finding(
-            what, "missing", "PortAudio is not installed", "sudo apt-get install libportaudio2"
-        )
-    names = [d["name"] for d in sounddevice.query_devices() if d["max_input_channels"] > 0]
+        names = [device.name for device in list_devices()]
+    except DeviceError as error:
+        found, _, mend = str(error).partition("; ")
+        return Finding(what, "missing", found, mend)
     if not names:
-        return Finding(what, "missing", "none found", "plug one in")
+        found, _, mend = str(none_found()).partition("; ")
+        return Finding(what, "missing", found, mend)
     return Finding(what, "ok", ", ".join(names))
 
 

@@ -59,7 +59,8 @@ def choose(
     if json:
         return Lines(levels=levels)
     # FORCE_COLOR makes rich call a pipe a terminal, which is right for colour but not for a cursor.
-    if plain or (console is None and not sys.stdout.isatty()):
+    # Without any standard output there is nothing to draw on either.
+    if plain or (console is None and (sys.stdout is None or not sys.stdout.isatty())):
         return Plain()
     console = console or Console()
     if (
@@ -143,7 +144,7 @@ class Plain:
             answer = self._open[0]
             line = answer.before + answer.shown
             if (new := line[self._n_written :]) and (answer.shown or answer.done):
-                click.echo(_encodable(new, sys.stdout.encoding), nl=False)
+                click.echo(_encodable(new, getattr(sys.stdout, "encoding", None)), nl=False)
                 self._n_written += len(new)
             if not answer.done:
                 return

@@ -554,6 +554,15 @@ def test_push_to_talk_without_a_keyboard_is_a_misuse(tiny: Path) -> None:
 
 
 @needs_posix
+@pytest.mark.parametrize("how", ["--json", "--plain", ""])
+def test_without_a_standard_output_nothing_is_said(tiny: Path, how: str) -> None:
+    """`choose` asked a standard output that was None whether it is a terminal."""
+    command = f"exec {' '.join(LISTEN)} {tiny} {how} --file {RECORDINGS / 'speech.wav'} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_disk_that_fills_up_is_told_in_one_line(tiny: Path, tmp_path: Path) -> None:
     """It ended in a traceback."""
     path = tmp_path / "heard.wav"
