@@ -20,7 +20,7 @@ import numpy as np
 
 from kokanee.engine import EXACT, FAST, Engine, Session, Streaming
 from kokanee.export.nano import build_nano, default_cache
-from kokanee.runtime.listener import unpadded
+from kokanee.runtime.listening import unpadded
 
 from .heldout import RATE, normalised, word_error_rate
 from .machine import machine

@@ -30,7 +30,8 @@ import numpy.typing as npt
 
 from kokanee.engine import EXACT, FAST, Engine, Streaming
 from kokanee.export.nano import build_nano, default_cache
-from kokanee.runtime.listener import Ask, Listener, Listening, unpadded
+from kokanee.runtime.listener import Listener
+from kokanee.runtime.listening import Ask, Listening, unpadded
 from kokanee.runtime.sources import Playback
 from kokanee.runtime.updates import Final
 

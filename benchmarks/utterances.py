@@ -1,4 +1,4 @@
-"""Held-out speech as it is spoken to a microphone: real recordings of 2 to 20 s, the same every time.
+"""Held-out speech as it is spoken to a microphone: real recordings of 2 to 20 s, always the same.
 
 Single prompts as long as they come, and, for the lengths that few of them have, prompts of the same
 speaker one after the other with a breath between.

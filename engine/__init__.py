@@ -2,9 +2,10 @@
 
 Read the modules in this order and you have followed a sound from samples to text: manifest, audio,
 segments, features, encoders, growing, prompt, embedding, kv_cache, decoder, context, hearing,
-sampling, beam_search, text, session, engine.
+sampling, beam_search, text, answer, session, engine.
 """
 
+from .answer import Answer
 from .audio import Audio, AudioLimits, read_audio
 from .beam_search import BeamSearch
 from .engine import Engine
@@ -25,7 +26,7 @@ from .growing import EXACT, FAST, Streaming
 from .hearing import Heard, Hearing
 from .manifest import Manifest, read_manifest
 from .sampling import Sampling
-from .session import Answer, Session
+from .session import Session
 
 __all__ = [
     "EXACT",

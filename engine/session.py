@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .answer import Answer
 from .beam_search import Beams, BeamSearch, search_beams
 from .context import GRID, Context, full
 from .decoder import Decoder
@@ -26,75 +25,6 @@ from .text import Detokenizer
 F32 = npt.NDArray[np.float32]
 
 DEFAULT_MAX_NEW_TOKENS = 200  # as SALMONN's decode config
-
-
-class Answer:
-    """Text that is generated while it is read; reading it again replays it.
-
-    Iterate for pieces, or take it whole with `text()`. `cancel()` may be called from any thread.
-    The rest belongs to the session's thread.
-    """
-
-    def __init__(
-        self, pieces: Callable[[Answer], Iterator[str]], interrupt: Callable[[], None]
-    ) -> None:
-        self.ids: list[int] = []
-        """Generated token ids so far, without BOS and without the end token."""
-        self.finish_reason: str | None = None
-        """None while running; then "stop", "length", "context" or "cancelled"."""
-        self.timings_ms: dict[str, float] = {}
-        self._prompt: Prompt | None = None
-        self._pieces: list[str] = []
-        self._cancelled = threading.Event()
-        self._interrupt = interrupt
-        self._running = threading.Lock()  # held while cancelling, and while beginning and ending
-        self._runs = False
-        self._source = pieces(self)
-
-    def __iter__(self) -> Iterator[str]:
-        """Every piece from the first, generating those that are not there yet."""
-        n_given = 0
-        while True:
-            while n_given < len(self._pieces):
-                yield self._pieces[n_given]
-                n_given += 1
-            piece = next(self._source, None)
-            if piece is None:
-                return
-            self._pieces.append(piece)
-
-    def text(self) -> str:
-        """The whole answer, generated to its end."""
-        return "".join(self)
-
-    def all_ids(self) -> list[int]:
-        """The ids of the whole answer, generated to its end."""
-        self.text()
-        return self.ids
-
-    def cancel(self) -> None:
-        """Stop now, in the middle of a token if need be; what was said so far stays readable."""
-        with self._running:
-            self._cancelled.set()
-            if self._runs:
-                self._interrupt()
-
-    @contextlib.contextmanager
-    def _cancellable(self, resume: Callable[[], None]) -> Iterator[None]:
-        """While the session computes for this answer, and only then, `cancel` interrupts it."""
-        with self._running:
-            self._runs = not self.cancelled
-        try:
-            yield
-        finally:
-            with self._running:
-                self._runs = False
-                resume()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether someone asked to stop."""
-        return self._cancelled.is_set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +218,7 @@ class Session:
             return self._generate(answer, question_embeds, sampling or Sampling(), max_new_tokens)
 
         self._answer = Answer(pieces, self._decoder.interrupt)
-        self._answer._prompt = prompt
+        self._answer.prompt = prompt
         self._answers.append(self._answer)
         return self._answer
 
@@ -329,10 +259,10 @@ class Session:
         """
         self._check_open()
         answer = self._answers[-1] if answer is None and self._answers else answer
-        if answer is None or answer not in self._answers or answer._prompt is None:
+        if answer is None or answer not in self._answers or answer.prompt is None:
             raise ValueError("nothing was asked about the sound: call ask() before keep()")
         self._stop_answer()
-        prompt, context = answer._prompt, self._context
+        prompt, context = answer.prompt, self._context
         if prompt.ids_before != context.head:
             context.refill(prompt.ids_before, lora_scale=self._decoder.lora_scale, grid=GRID)
         behind = (*prompt.ids_after, *answer.ids, *self._form.eos_ids[:1])
@@ -419,7 +349,7 @@ class Session:
             tokens = self._sampled(answer, question_embeds, sampling, max_new_tokens)
         while True:
             try:
-                with answer._cancellable(self._decoder.resume):
+                with answer.cancellable(self._decoder.resume):
                     token = next(tokens, None)
             except Interrupted:
                 answer.finish_reason = "cancelled"

@@ -21,7 +21,8 @@ from kokanee.engine.growing import STREAMING
 from . import options
 from .bundle import find_bundle
 from .endpoint import TurnDetection
-from .listener import Ask, Listener, Listening
+from .listener import Listener
+from .listening import Ask, Listening
 from .microphone import Microphone
 from .portaudio import list_devices, none_found
 from .screen import choose

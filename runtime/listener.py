@@ -19,19 +19,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from kokanee.engine import FAST, Answer, Engine, Hearing, Sampling, Streaming
+from kokanee.engine import Answer, Engine, Hearing
 from kokanee.engine.features import SAMPLE_RATE
-from kokanee.engine.manifest import Policy
 from kokanee.engine.prompt import fill
 
 from .ears import Ears, Stretch
 from .endpoint import End, Endpointer, Mark, Pause, Resume, Start, TurnDetection
+from .listening import Ask, Listening, Tally, default_question, unpadded
 from .sources import Source
 from .updates import (
     Device,
@@ -54,63 +53,6 @@ _TICK_S = 0.05  # how long to wait for sound before a level is told all the same
 _LOAD = 0.5  # share of the time that encoding may take while somebody speaks
 # A pause is found out a frame after the last sample of the turn: nothing later is encoded before.
 _HELD_BACK = 2 * FRAME  # samples
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What is asked about every turn: a question, a task of the bundle, or a whole prompt."""
-
-    question: str | None = None
-    task: str | None = None
-    raw_prompt: str | None = None
-
-    @property
-    def label(self) -> str:
-        """How updates call it."""
-        return self.raw_prompt or " ".join(x for x in (self.task, self.question) if x)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
-    """How to listen; every value has a default."""
-
-    questions: tuple[Ask, ...] = ()  # about a voice; the bundle's task "asr" by default
-    sound_questions: tuple[Ask, ...] = ()  # about another sound; the same as about a voice
-    streaming: Streaming = FAST
-    turns: TurnDetection = field(default_factory=TurnDetection)
-    hop_s: float = 0.5  # how often the growing sound is encoded, at most
-    partial_s: float | None = None  # how often the first question is asked while somebody speaks
-    barge_in: bool = True  # a turn that begins ends the answers to the one before
-    memory_turns: int = 0  # earlier turns that stay in the context, at most
-    max_new_tokens: int = 120
-    sampling: Sampling = field(default_factory=Sampling)
-    lora_scale: float | None = None
-    n_ctx: int | None = None
-    room_s: float = 30.0  # sound that waits for a model that is late; beyond, the oldest is dropped
-    record: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.hop_s <= 0 or (self.partial_s is not None and self.partial_s <= 0):
-            raise ValueError(
-                f"hop_s and partial_s: expected more than 0, got {self.hop_s} and {self.partial_s}"
-            )
-        if self.memory_turns < 0 or self.max_new_tokens < 1 or self.room_s < 1:
-            raise ValueError(
-                "memory_turns, max_new_tokens and room_s: expected at least 0, 1 and 1,"
-                f" got {self.memory_turns}, {self.max_new_tokens} and {self.room_s}"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What a listener did so far."""
-
-    turns: int = 0
-    hops: int = 0
-    guesses: int = 0  # answers begun in a pause
-    guesses_void: int = 0  # of these, thrown away because the voice went on
-    busy_s: float = 0.0  # spent encoding, prefilling and decoding
-    dropped_s: float = 0.0  # sound that came in faster than it could be taken
 
 
 @dataclass(slots=True)
@@ -158,7 +100,7 @@ class Listener:
         """
         how = listening or Listening()
         form = engine.manifest.prompt
-        questions = how.questions or (_default_question(engine),)
+        questions = how.questions or (default_question(engine),)
         self._questions: dict[Kind, tuple[Ask, ...]] = {
             "speech": questions,
             "push": questions,
@@ -642,15 +584,3 @@ def listen(
     source = Microphone() if source is None else source
     with contextlib.closing(source), Listener(engine, source, listening, voice=voice) as listener:
         yield from listener
-
-
-def unpadded(policy: Policy) -> Policy:
-    """A bundle's policy for endless sound: nothing is padded to 30 s, nothing is cut off there."""
-    n_windows = (round(policy.max_s * 50) - policy.window_frames) // policy.stride_frames
-    whole_s = (policy.window_frames + n_windows * policy.stride_frames) / 50
-    return dataclasses.replace(policy, pad_to_s=None, long_audio="segment", max_s=whole_s)
-
-
-def _default_question(engine: Engine) -> Ask:
-    tasks = engine.manifest.prompt.tasks
-    return Ask(task="asr") if "asr" in tasks else Ask(question="What do you hear?")

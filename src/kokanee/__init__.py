@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     )
     from kokanee.export.nano import build_nano
     from kokanee.runtime.endpoint import TurnDetection
-    from kokanee.runtime.listener import Ask, Listener, Listening, listen
+    from kokanee.runtime.listener import Listener, listen
+    from kokanee.runtime.listening import Ask, Listening
     from kokanee.runtime.microphone import Microphone
     from kokanee.runtime.sources import Playback
 
@@ -57,9 +58,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Ask": "kokanee.runtime.listener",
+    "Ask": "kokanee.runtime.listening",
     "Listener": "kokanee.runtime.listener",
-    "Listening": "kokanee.runtime.listener",
+    "Listening": "kokanee.runtime.listening",
     "Microphone": "kokanee.runtime.microphone",
     "Playback": "kokanee.runtime.sources",
     "TurnDetection": "kokanee.runtime.endpoint",

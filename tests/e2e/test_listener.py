@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from kokanee.engine import EXACT, FAST, Engine, Sampling, Session, Streaming
 from kokanee.runtime.endpoint import End, Endpointer, Start, TurnDetection
-from kokanee.runtime.listener import Ask, Listener, Listening, unpadded
+from kokanee.runtime.listener import Listener
+from kokanee.runtime.listening import Ask, Listening, unpadded
 from kokanee.runtime.sources import Block, Playback
 from kokanee.runtime.updates import (
     Device,
