@@ -65,6 +65,11 @@ class Hearing:
         return self._sound.seconds
 
     @property
+    def n_pieces(self) -> int:
+        """Stretches that are encoded each for itself, the growing one included."""
+        return self._sound.n_pieces
+
+    @property
     def n_soft_tokens(self) -> int:
         """Soft tokens in the cache."""
         return len(self._context.rows)

@@ -70,7 +70,6 @@ class _Turn:
     answer: Answer | None = None  # begun in the pause
     next_hop: int = 0  # index of the sample at which to encode again
     next_partial: int = 0
-    lost: int = 0  # samples of it that were dropped
 
 
 class Listener:
@@ -300,15 +299,13 @@ class Listener:
                 lost_s=stretch.lost / SAMPLE_RATE,
                 detail="the model was too late for this sound",
             )
-            if self._turn is not None:
-                self._turn.lost += stretch.lost
         if len(stretch.pcm):
             self._tape.append((stretch.start, stretch.pcm))
         self._now = max(self._now, stretch.end)
         for mark in stretch.marks:
             yield from self._heed(mark, stretch.heard_at)
         if self._turn is not None and self._turn.pause is None:
-            self._feed(self._turn, stretch.end - _HELD_BACK)
+            self._feed_busily(self._turn, stretch.end - _HELD_BACK)
         self._wind_tape()
 
     def _heed(self, mark: Mark, heard_at: float) -> Iterator[Update]:
@@ -318,7 +315,7 @@ class Listener:
                 yield from self._begin(mark)
             case Pause() if turn is not None:
                 turn.pause = mark
-                self._feed(turn, mark.at)
+                self._feed_busily(turn, mark.at)
             case Resume() if turn is not None:
                 turn.pause = None
                 self._drop_guess(turn)
@@ -359,10 +356,7 @@ class Listener:
         elif turn.fed >= turn.next_hop and not self._ears.is_quiet and not self._ears.has_marks:
             turn.hearing.catch_up()
             self._tally = dataclasses.replace(self._tally, hops=self._tally.hops + 1)
-            turn.next_hop = turn.fed + self._hop
-            if self._source.live:  # else the sound waits, and hops depend on nothing but it
-                took = time.perf_counter() - started
-                turn.next_hop = turn.fed + max(self._hop, round(took / _LOAD * SAMPLE_RATE))
+            self._put_off_hop(turn, time.perf_counter() - started)
             if self._how.partial_s is not None and turn.fed >= turn.next_partial:
                 partial = self._partial(turn)
                 turn.next_partial = turn.fed + self._partial_samples
@@ -522,12 +516,27 @@ class Listener:
 
     def _feed(self, turn: _Turn, end: int) -> None:
         """Give the growing sound what the tape has of it up to `end`."""
+        started, n_pieces = time.perf_counter(), max(1, turn.hearing.n_pieces)
         for start, pcm in self._tape:
             if start + len(pcm) > turn.fed and start < end:
                 part = pcm[max(0, turn.fed - start) : end - start]
                 turn.hearing.append(part)
                 turn.fed = max(turn.fed, start) + len(part)
         turn.fed = max(turn.fed, end)  # what is missing was dropped
+        if turn.hearing.n_pieces > n_pieces:  # one was full, and encoded: as good as a hop
+            self._put_off_hop(turn, time.perf_counter() - started)
+
+    def _feed_busily(self, turn: _Turn, end: int) -> None:
+        started = time.perf_counter()
+        self._feed(turn, end)
+        self._count_busy(started)
+
+    def _put_off_hop(self, turn: _Turn, took_s: float) -> None:
+        """Encode again a hop later, or later still where encoding takes that long."""
+        n_samples = self._hop
+        if self._source.live:  # else the sound waits, and hops depend on nothing but it
+            n_samples = max(n_samples, round(took_s / _LOAD * SAMPLE_RATE))
+        turn.next_hop = turn.fed + n_samples
 
     def _wind_tape(self) -> None:
         """Forget sound that no turn can begin with any more."""
