@@ -64,7 +64,7 @@ from kokanee.runtime.vad import SileroVAD, VoiceDetector
 
 from .ask import RECORDING
 from .machine import machine, run_measured, spread
-from .roofline import BLOCK_S, Costs, Mark, Pace, Turn, about, follow
+from .replay import BLOCK_S, Costs, Mark, Pace, Turn, about, follow
 
 F32 = npt.NDArray[np.float32]
 Sample = dict[str, Any]

@@ -8,31 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from kokanee.benchmarks import live_fullsize, roofline
-from kokanee.benchmarks.roofline import (
-    GPU,
-    Costs,
-    Device,
-    Efficiency,
+from kokanee.benchmarks import live_fullsize, predict, roofline
+from kokanee.benchmarks.predict import (
     Known,
-    Mark,
-    Model,
-    Pace,
-    Range,
-    Stage,
-    Turn,
-    Work,
-    about,
-    bytes_per_weight,
     calibrated,
     checked,
+)
+from kokanee.benchmarks.replay import (
+    Costs,
+    Mark,
+    Pace,
+    Turn,
+    about,
     costs,
     follow,
     interpolated,
+    plain_turn,
+)
+from kokanee.benchmarks.roofline import (
+    GPU,
+    Device,
+    Efficiency,
+    Model,
+    Range,
+    Stage,
+    Work,
+    bytes_per_weight,
     n_patches,
     n_windows,
     official,
-    plain_turn,
     read_devices,
     seconds,
 )
@@ -172,7 +176,7 @@ def test_windows_are_the_engines() -> None:
 
 def test_full_size_bytes_are_those_of_a_bundle() -> None:
     """Of files that were built: what lies in them beside matrices is small."""
-    results = roofline.RESULTS / "fullsize_7b_block128.json"
+    results = predict.RESULTS / "fullsize_7b_block128.json"
     files = json.loads(results.read_text("utf-8"))["budget"]["weights_mb"]
     model = Model(name="7b", sizes=official("7b"), cache_bytes=4)
     stages = (*model.encoding(29.92), model.prefill(1))
@@ -217,7 +221,7 @@ def test_shares_that_make_no_sense_are_refused() -> None:
 
 
 def test_every_prediction_is_a_range_in_order() -> None:
-    for size in roofline.SIZES:
+    for size in predict.SIZES:
         model = Model(name=size, sizes=official(size), cache_bytes=2)
         for device in read_devices():
             for stage in (*model.encoding(5.0), model.prefill(20), model.prefill(1)):
@@ -226,7 +230,7 @@ def test_every_prediction_is_a_range_in_order() -> None:
 
 
 def test_more_of_anything_is_no_slower_and_more_to_do_is_no_faster() -> None:
-    small, large = (Model(name=s, sizes=official(s), cache_bytes=2) for s in roofline.SIZES)
+    small, large = (Model(name=s, sizes=official(s), cache_bytes=2) for s in predict.SIZES)
     device = read_devices()[0]
     for stage in (*large.encoding(5.0), large.prefill(20), large.prefill(1)):
         faster = Device(name="", memory_gb=1, bandwidth_gb_s=2e4, tflops=2e4, source="")
@@ -331,7 +335,7 @@ def test_predicted_costs_grow_with_the_sound() -> None:
 
 def test_a_faster_device_answers_no_later() -> None:
     slow, quick = (d for d in read_devices() if d.name in ("RTX 3060 12GB", "RTX 5090"))
-    rows = roofline.predictions([slow, quick], n_question=20, rewritten=2, features=0.005)
+    rows = predict.predictions([slow, quick], n_question=20, rewritten=2, features=0.005)
     assert all(row["PREDICTED"] for row in rows)
     for a, b in ((rows[0], rows[1]), (rows[2], rows[3])):
         assert a["model"] == b["model"]
