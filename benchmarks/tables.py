@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .tables_live import live
+from .tables_live import table as _table
+
 ENCODERS = ("speech_encoder", "audio_encoder", "connector")
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- figures: python -m kokanee.benchmarks.tables README.md -->", "<!-- /figures -->"
@@ -24,7 +27,9 @@ def figures(results: Path = RESULTS) -> str:
     full = [read[f"fullsize_{size}"] for size in ("7b", "13b")]
     return "\n\n".join(
         [
-            *(_quality(quality), _ask(ask), _decode(decode)),
+            _quality(quality),
+            live(read),
+            *(_ask(ask), _decode(decode)),
             _schemes(read["schemes_nano"], quality),
             _shapes({size: read[f"shapes_{size}"] for size in ("1b", "7b")}),
             *(_fullsize(full, read["fullsize_7b_int8_cache"]), _encode(read["encode_large"])),
@@ -301,11 +306,6 @@ def _shapes(shapes: dict[str, dict[str, Any]]) -> str:
         " PyTorch and bitsandbytes: 2 rounds, prefill of 32. Blocks of 32 where nothing else is"
         f" said, int8 blocks of 128. `{first['command'].replace('1b', '1b|7b')}`"
     )
-
-
-def _table(head: str, rows: list[tuple[Any, ...]]) -> str:
-    rule = "|" + "---|" * (head.count("|") - 1)
-    return "\n".join([head, rule, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
 if __name__ == "__main__":

@@ -400,3 +400,44 @@ def test_closing_at_any_time_leaves_a_whole_record_and_no_error(seed: int, tmp_p
     canceller.join()
     record = soundfile.read(tmp_path / "heard.wav", dtype="float32")[0]
     np.testing.assert_array_equal(record, sound_of(taken))
+
+
+class Idle(Fed):
+    """Tells when everything was read and worked off, and the reader is back for more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = threading.Event()
+
+    def read(self, timeout_s: float) -> list[Block | Device] | None:
+        if self._items.empty():
+            self.idle.set()
+        return super().read(timeout_s)
+
+
+def test_the_reader_rests_only_while_nothing_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between blocks of quiet, never in a turn or near a voice, and never behind the clock."""
+    rested: list[float] = []
+    monkeypatch.setattr("kokanee.runtime.ears.time.sleep", rested.append)
+    source = Idle()
+    heard = ears(source)
+
+    def rests(pcm: F32, *, age_s: float = 0.0) -> bool:
+        assert source.idle.wait(5)
+        n_rested = len(rested)
+        source.idle.clear()
+        source.feed(Block(pcm=pcm, start=heard.level[2], heard_at=time.monotonic() - age_s))
+        assert source.idle.wait(5)
+        return len(rested) > n_rested
+
+    quiet, loud = np.full(1024, 1e-4, np.float32), np.full(1024, 0.5, np.float32)
+    try:
+        assert any(rests(quiet) for _ in range(20))  # a machine may be too busy for one
+        assert not rests(quiet, age_s=1.0)
+        assert not rests(loud)  # a voice, though no turn yet
+        for _ in range(3):
+            assert not rests(loud)  # a turn
+        assert not rests(quiet)  # its silence
+    finally:
+        heard.close()
+    assert set(rested) == {0.048}  # half of the shortest voice
