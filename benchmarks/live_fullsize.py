@@ -48,7 +48,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kokanee.engine import EXACT, FAST, Engine, Session, Streaming, read_audio
-from kokanee.engine.encoders import STAGES, Features
+from kokanee.engine.encoders import STAGES, Features, Run
 from kokanee.engine.features import SAMPLE_RATE
 from kokanee.engine.growing import GrowingSound
 from kokanee.engine.manifest import Policy
@@ -176,7 +176,9 @@ class Lengths:
         self.sound = GrowingSound(self._encode, policy, streaming, d_model=1)
         self._n_queries = policy.n_queries
 
-    def _encode(self, segment: Segment, timings_ms: dict[str, float], features: Features) -> F32:
+    def _encode(
+        self, segment: Segment, timings_ms: dict[str, float], features: Features, run: Run
+    ) -> F32:
         self.made.append(len(segment.speech_pcm) // FRAME * 0.02)
         return np.zeros((segment.n_windows * self._n_queries, 1), np.float32)
 

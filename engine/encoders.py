@@ -8,7 +8,7 @@ pcm --+-- log_mel --> speech_encoder [n_frames, d_speech] --+
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +28,15 @@ class Graph(Protocol):
     def run(self, output_names: Sequence[str], feeds: Mapping[str, F32]) -> list[F32]:
         """Named arrays in, the named outputs out."""
         ...
+
+
+Run = Callable[[Graph, Sequence[str], Mapping[str, F32]], list[F32]]
+"""Runs a graph: names of outputs, and inputs by name, to the outputs."""
+
+
+def run_graph(graph: Graph, output_names: Sequence[str], feeds: Mapping[str, F32]) -> list[F32]:
+    """The plain way to run a graph."""
+    return graph.run(output_names, feeds)
 
 
 STAGES = ("features", "speech_encoder", "audio_encoder", "connector")
@@ -114,11 +123,12 @@ class Encoders:
         *,
         audio_encoder: bool = True,
         features: Features | None = None,
+        run: Run = run_graph,
     ) -> F32:
         """What `arrays` calls speech_tokens: [n_windows * n_queries, d_model]."""
-        return self.arrays(segment, timings_ms, audio_encoder=audio_encoder, features=features)[
-            "speech_tokens"
-        ]
+        return self.arrays(
+            segment, timings_ms, audio_encoder=audio_encoder, features=features, run=run
+        )["speech_tokens"]
 
     def arrays(
         self,
@@ -127,6 +137,7 @@ class Encoders:
         *,
         audio_encoder: bool = True,
         features: Features | None = None,
+        run: Run = run_graph,
     ) -> dict[str, F32]:
         """Every array between a segment's samples and its soft tokens, as the reference calls it.
 
@@ -137,21 +148,23 @@ class Encoders:
             audio_encoder: False leaves BEATs out: its half of every frame is then zeros, which is
                 what a trained connector sees where BEATs has no frame. An ablation, for measuring
                 what BEATs contributes; SALMONN was never trained so.
+            run: how graphs are run.
         """
         clock = _Clock(timings_ms)
         features = features or Features()
         mel = features.log_mel.picture(segment.speech_pcm)
         bank = features.fbank.picture(segment.audio_pcm)
         clock.lap("features")
-        (speech,) = self._speech_encoder.run(["speech"], {"log_mel": mel[None]})
+        (speech,) = run(self._speech_encoder, ["speech"], {"log_mel": mel[None]})
         clock.lap("speech_encoder")
         if audio_encoder:
-            (audio,) = self._audio_encoder.run(["audio"], {"fbank": bank[None]})
+            (audio,) = run(self._audio_encoder, ["audio"], {"fbank": bank[None]})
         else:
             audio = np.zeros((1, 0, self._d_audio), np.float32)
         clock.lap("audio_encoder")
-        soft_tokens, concat, qformer_out = self._connector.run(
-            ["soft_tokens", "concat", "qformer_out"], {"speech": speech, "audio": audio}
+        outputs = ["soft_tokens", "concat", "qformer_out"]
+        soft_tokens, concat, qformer_out = run(
+            self._connector, outputs, {"speech": speech, "audio": audio}
         )
         clock.lap("connector")
         return {

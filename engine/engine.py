@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from .decoder import Decoder
 from .embedding import Embedding
-from .encoders import STAGES, Encoders, Features
+from .encoders import STAGES, Encoders, Features, Run
 from .errors import DeviceError, ManifestError, SessionClosed
 from .features import FBANK_MEAN, FBANK_STD, HOP, N_FBANK, SAMPLE_RATE
 from .growing import GrowingSound
@@ -189,9 +189,11 @@ class Engine:
             raise ValueError(f"n_ctx: expected 1 to {dims.n_positions}, got {n_ctx}")
         policy = policy or self.manifest.policy
 
-        def soft_tokens(segment: Segment, timings_ms: dict[str, float], features: Features) -> F32:
+        def soft_tokens(
+            segment: Segment, timings_ms: dict[str, float], features: Features, run: Run
+        ) -> F32:
             return self.encoders.soft_tokens(
-                segment, timings_ms, audio_encoder=audio_encoder, features=features
+                segment, timings_ms, audio_encoder=audio_encoder, features=features, run=run
             )
 
         return Session(

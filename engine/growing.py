@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .encoders import STAGES, Features
+from .encoders import STAGES, Features, Run, run_graph
 from .errors import AudioFormatError
 from .features import SAMPLE_RATE
 from .manifest import Policy
+from .onnx import Interruptible
 from .segments import FRAME, Segment, one_segment
 
 F32 = npt.NDArray[np.float32]
@@ -62,7 +63,7 @@ EXACT = Streaming(name="exact", piece_s=None, ahead=None, tolerance=0.0)
 FAST = Streaming(name="fast", piece_s=5.44, ahead=1, tolerance=0.1, guess_tolerance=0.3)
 STREAMING = {mode.name: mode for mode in (EXACT, FAST)}
 
-Encode = Callable[[Segment, dict[str, float], Features], F32]
+Encode = Callable[[Segment, dict[str, float], Features, Run], F32]
 """A stretch of sound to soft tokens [n_windows * n_queries, d_model]; adds to the times."""
 
 
@@ -89,6 +90,7 @@ class GrowingSound:
         self._piece = np.empty(n_max + SAMPLE_RATE, np.float32)
         self._n_piece = 0
         self._features = Features()
+        self._guessing = Interruptible()
         self._n_done = 0  # pieces
         self._done: F32 = np.empty((0, d_model), np.float32)
         self._whole: tuple[int, F32] | None = None  # samples, soft tokens
@@ -137,14 +139,23 @@ class GrowingSound:
         self._features.extend(self._piece[: self._n_piece])
 
     def so_far(self) -> F32:
-        """Soft tokens [n, d_model] of the windows that can be told, or guessed, by now."""
+        """Soft tokens [n, d_model] of the windows that can be told, or guessed, by now.
+
+        Raises:
+            Interrupted: `interrupt` was called meanwhile; nothing is lost.
+        """
         n_guessed = 0
         if self._ahead is not None:
             n_guessed = self._n_piece // self._n_window - self._ahead
         if n_guessed <= 0 or (self._policy.long_audio == "cut" and self._n_done):
             return self._done
-        guessed = self._encoded(self._piece[: self._n_piece], self._features)
+        self._guessing.resume()
+        guessed = self._encoded(self._piece[: self._n_piece], self._guessing.run)
         return np.concatenate([self._done, guessed[: n_guessed * self._policy.n_queries]])
+
+    def interrupt(self) -> None:
+        """End a `so_far` that is being computed: there is better to do. From any thread."""
+        self._guessing.interrupt()
 
     def whole(self) -> F32:
         """Soft tokens [n, d_model] of all of it, as if it ended here; more may be appended after.
@@ -157,13 +168,13 @@ class GrowingSound:
         if self._whole is None or self._whole[0] != self.n_samples:
             rows = self._done
             if self._n_piece and not (self._policy.long_audio == "cut" and self._n_done):
-                last = self._encoded(self._piece[: self._n_piece], self._features)
+                last = self._encoded(self._piece[: self._n_piece])
                 rows = np.concatenate([rows, last])
             self._whole = (self.n_samples, rows)
         return self._whole[1]
 
-    def _encoded(self, pcm: F32, features: Features) -> F32:
-        return self._encode(one_segment(pcm, self._policy), self.timings_ms, features)
+    def _encoded(self, pcm: F32, run: Run = run_graph) -> F32:
+        return self._encode(one_segment(pcm, self._policy), self.timings_ms, self._features, run)
 
     def _cut_full_pieces(self) -> None:
         slack = _QUIET if self._at_quiet else 0
@@ -171,7 +182,7 @@ class GrowingSound:
             at = self._quiet_boundary() if self._at_quiet else self._n_max
             if self._policy.long_audio == "segment" or not self._n_done:
                 self._features.trim(at)
-                made = self._encoded(self._piece[:at], self._features)
+                made = self._encoded(self._piece[:at])
                 self._done = np.concatenate([self._done, made])
             self._n_done += 1
             rest = self._piece[at : self._n_piece].copy()

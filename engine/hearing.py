@@ -111,6 +111,7 @@ class Hearing:
 
         Raises:
             ContextFull: they do not fit; what is in the cache stays.
+            Interrupted: `interrupt` was called meanwhile; what is in the cache stays.
             ValueError: the session hears another sound by now.
             SessionClosed: it was closed.
         """
@@ -119,6 +120,10 @@ class Hearing:
         if self._streaming.tolerance == 0:  # chunks that are not full would have to be redone
             rows = rows[: len(rows) // GRID * GRID]
         return self._put(rows, self._sound.n_final)
+
+    def interrupt(self) -> None:
+        """End a `catch_up` that is encoding, as there is better to do; from any thread."""
+        self._sound.interrupt()
 
     def settle(self) -> Heard:
         """Have the cache hold the whole sound, as if it ended here; more may be appended after.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +137,35 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # pragma: no cover - macOS and Windows
+
+
+class Interruptible:
+    """Runs of graphs that any thread can end while they go on."""
+
+    def __init__(self) -> None:
+        self._options = RunOptions()
+
+    def run(self, graph: Any, output_names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """As the graph's own `run`.
+
+        Raises:
+            Interrupted: `interrupt` was called.
+        """
+        try:
+            made: list[Any] = graph.run(output_names, feeds, self._options)
+        except Exception:  # a RuntimeError with a text, nothing of its own
+            if self._options.terminate:
+                raise Interrupted("computing was interrupted") from None
+            raise
+        return made
+
+    def interrupt(self) -> None:
+        """End the run in flight, and any other until `resume`."""
+        self._options.terminate = True
+
+    def resume(self) -> None:
+        """Let runs go on again."""
+        self._options.terminate = False
 
 
 class Binding:

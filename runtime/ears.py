@@ -23,7 +23,7 @@ import soundfile
 
 from kokanee.engine.features import SAMPLE_RATE
 
-from .endpoint import Endpointer, Mark, Start
+from .endpoint import End, Endpointer, Mark, Pause, Start
 from .sources import Block, Source
 from .updates import Device
 
@@ -68,6 +68,7 @@ class Ears:
         *,
         room_s: float,
         on_start: Callable[[], None],
+        on_pause: Callable[[], None] = lambda: None,
         record: Path | None = None,
     ) -> None:
         """Begins to read at once if the source is live.
@@ -78,12 +79,13 @@ class Ears:
             room_s: seconds of a live source's sound kept for a reader that is late.
             on_start: called in the reading thread the moment a turn begins, and can be seen to; it
                 must not wait for anybody who takes.
+            on_pause: likewise, the moment a turn may be over, or is.
             record: a sound file that gets every sample, with silence where sound was lost.
         """
         self._source = source
         self._endpointer = endpointer
         self._room = round(room_s * SAMPLE_RATE)
-        self._on_start = on_start
+        self._on_start, self._on_pause = on_start, on_pause
         self._queue: deque[Stretch] = deque()
         self._n_queued = 0
         self._n_dropped = 0
@@ -241,6 +243,8 @@ class Ears:
             # Seen first, told second: an answer that begins in between has seen it.
             if any(isinstance(mark, Start) for mark in stretch.marks):
                 self._on_start()
+            if any(isinstance(mark, Pause | End) for mark in stretch.marks):
+                self._on_pause()
             self._changed.notify_all()
 
     def _drop_oldest(self) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kokanee.engine import Answer, Engine, Hearing
+from kokanee.engine.errors import Interrupted
 from kokanee.engine.features import SAMPLE_RATE
 from kokanee.engine.onnx import give_back_free_memory
 from kokanee.engine.prompt import fill
@@ -138,6 +139,7 @@ class Listener:
             Endpointer(turns, voice),
             room_s=how.room_s,
             on_start=self._on_start,
+            on_pause=self._on_pause,
             record=how.record,
         )
         self._source = source
@@ -354,7 +356,11 @@ class Listener:
                 self._guess(turn, turn.pause.at)
         # A voice that is silent right now may have ended: then there is better to do soon.
         elif turn.fed >= turn.next_hop and not self._ears.is_quiet and not self._ears.has_marks:
-            turn.hearing.catch_up()
+            try:
+                turn.hearing.catch_up()
+            except Interrupted:
+                self._count_busy(started)
+                return
             self._tally = dataclasses.replace(self._tally, hops=self._tally.hops + 1)
             self._put_off_hop(turn, time.perf_counter() - started)
             if self._how.partial_s is not None and turn.fed >= turn.next_partial:
@@ -561,6 +567,11 @@ class Listener:
         """In the thread of the ears: a turn begins."""
         if self._how.barge_in:
             self.cancel()
+
+    def _on_pause(self) -> None:
+        """In the thread of the ears: a turn may be over, and what is encoded of it is stale."""
+        if (turn := self._turn) is not None:
+            turn.hearing.interrupt()
 
     def _count_busy(self, started: float) -> None:
         busy_s = self._tally.busy_s + time.perf_counter() - started

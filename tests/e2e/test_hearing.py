@@ -23,6 +23,7 @@ from kokanee.engine import (
     SessionClosed,
     Streaming,
 )
+from kokanee.engine.errors import Interrupted
 
 F32 = npt.NDArray[np.float32]
 QUESTION = "What do you hear?"
@@ -215,6 +216,36 @@ def test_cancel_interrupts_the_pass_in_flight(tiny_engine: Engine) -> None:
         assert len(answer.ids) < 400
         answer.cancel()  # too late to be of any harm to what comes next
         assert ids(session) == want
+
+
+def test_encoding_can_be_interrupted_for_what_is_better_to_do(tiny_engine: Engine) -> None:
+    """An encoding of a large model that is stale would keep the answer waiting for seconds."""
+    pcm = sound(5.0)
+    with tiny_engine.session(n_ctx=512) as session, tiny_engine.session(n_ctx=512) as undisturbed:
+        hearings = [s.listen(FAST) for s in (session, undisturbed)]
+        over = threading.Event()
+
+        def interrupt() -> None:
+            while not over.wait(0.0005):
+                hearings[0].interrupt()
+
+        for hearing in hearings:
+            hearing.append(pcm)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        n_interrupted = 0
+        for _ in range(20):
+            try:
+                hearings[0].catch_up()
+            except Interrupted:
+                n_interrupted += 1
+        hearings[0].settle()  # is not to be interrupted
+        over.set()
+        thread.join()
+        hearings[1].settle()
+        np.testing.assert_array_equal(session._context.rows, undisturbed._context.rows)
+        assert ids(session) == ids(undisturbed)
+        assert n_interrupted > 0
 
 
 def test_an_old_hearing_is_refused(tiny_engine: Engine) -> None:

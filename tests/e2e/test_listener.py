@@ -23,6 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kokanee.engine import EXACT, FAST, Engine, Sampling, Session, Streaming
+from kokanee.engine.errors import Interrupted
+from kokanee.engine.growing import GrowingSound
 from kokanee.runtime.endpoint import End, Endpointer, Start, TurnDetection
 from kokanee.runtime.listener import Listener
 from kokanee.runtime.listening import Ask, Listening, unpadded
@@ -419,6 +421,30 @@ def test_who_speaks_up_stops_the_answer_at_once(
         assert first.ids == whole
     assert second.finish_reason in ("stop", "length")
     assert second.ids == offline(tiny_engine, cut(pcm, second), how=how)
+
+
+def test_a_hop_gives_way_to_the_pause_that_makes_it_stale(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hop of a large model in flight kept the answer waiting until it was done."""
+    stale, n_begun = threading.Event(), itertools.count()
+
+    def so_far(sound: GrowingSound) -> F32:
+        stale.clear()
+        next(n_begun)
+        assert stale.wait(5)  # it would take that long
+        raise Interrupted("computing was interrupted")
+
+    monkeypatch.setattr(GrowingSound, "so_far", so_far)
+    monkeypatch.setattr(GrowingSound, "interrupt", lambda sound: stale.set())
+    pcm = scene(0.3, 1.0, 0.8)
+    how = dataclasses.replace(HOW, streaming=NO_TRACE, hop_s=0.2)
+    (final,) = finals(told(tiny_engine, Playback([pcm], realtime=True), how))
+    assert next(n_begun) > 0
+    assert final.latencies_ms["compute"] < 1000  # not 5 s; a machine may be busy
+    monkeypatch.undo()
+    (want,) = finals(told(tiny_engine, Playback([pcm]), how))
+    assert final.ids == want.ids
 
 
 def test_who_spoke_up_before_the_answer_began_stops_it_too(tiny_engine: Engine) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kokanee.engine.encoders import Features
+from kokanee.engine.encoders import Features, Run
 from kokanee.engine.growing import EXACT, FAST, GrowingSound, Streaming
 from kokanee.engine.hearing import first_change
 from kokanee.engine.manifest import Policy
@@ -33,7 +33,9 @@ class Counting:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def __call__(self, segment: Segment, timings_ms: dict[str, float], features: Features) -> F32:
+    def __call__(
+        self, segment: Segment, timings_ms: dict[str, float], features: Features, run: Run
+    ) -> F32:
         self.calls.append(len(segment.audio_pcm))
         windows = segment.speech_pcm[: segment.n_windows * WINDOW].reshape(segment.n_windows, -1)
         sums: F32 = windows.sum(1, keepdims=True)
