@@ -73,7 +73,16 @@ class GrowingSound:
     def __init__(
         self, encode: Encode, policy: Policy, streaming: Streaming, *, d_model: int
     ) -> None:
-        """A sound of no samples."""
+        """A sound of no samples.
+
+        Raises:
+            ValueError: short pieces under a policy that pads each to 30 s.
+        """
+        if streaming.piece_s is not None and policy.pad_to_s is not None:
+            raise ValueError(
+                f"{streaming.name}: every piece of {streaming.piece_s:g} s would be padded to"
+                f" {policy.pad_to_s:g} s; open a session whose policy has pad_to_s=None"
+            )
         self.timings_ms = dict.fromkeys(STAGES, 0.0)
         """Milliseconds of work by stage since the beginning."""
         self.n_samples = 0
@@ -112,6 +121,9 @@ class GrowingSound:
 
     def seconds_of(self, n_windows: int) -> float:
         """Seconds of sound that have no more than so many windows, however they are cut."""
+        if self._policy.pad_to_s is not None:  # then all pieces have as many windows
+            n_each = one_segment(np.zeros(1, np.float32), self._policy).n_windows
+            return n_windows // n_each * self._n_max / SAMPLE_RATE
         # Each piece may end with a window that is not full, and none has fewer than the policy's
         # shortest; pieces cut where it is quiet have at least half their length.
         shortest = self._n_max / 2 if self._at_quiet else self._n_max

@@ -142,14 +142,16 @@ class Session:
 
         Raises:
             ContextFull: not even the text before the sound fits.
+            ValueError: `FAST` in a session whose policy pads pieces to 30 s.
             SessionClosed: after `close()`.
         """
         self._check_open()
+        sound = self._grow(streaming)
         self._stop_answer()
         self._answers.clear()
         self._context.listen(self._head(raw_prompt), lora_scale=self._lora_scale)
         self._hearing = Hearing(
-            self._grow(streaming),
+            sound,
             self._context,
             streaming,
             n_queries=self._n_queries,

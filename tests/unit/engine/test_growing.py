@@ -112,6 +112,10 @@ def test_an_official_policy_hears_its_first_piece_only() -> None:
     sound.append(noise(70 * 16_000))
     assert len(sound.whole()) == 88
     assert encode.calls == [30 * 16_000]
+    assert sound.seconds_of(88) == 30
+    assert sound.seconds_of(87) == 0
+    with pytest.raises(ValueError, match="padded to 30 s"):
+        grown(FAST, policy)
 
 
 @settings(deadline=None, max_examples=25)
