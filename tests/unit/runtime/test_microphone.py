@@ -348,6 +348,30 @@ def test_a_stalled_device_is_given_time_then_opened_again(card: Card, clock: Clo
     assert (mic.counters.stalls, mic.counters.reopened, mic.counters.gaps) == (1, 1, 1)
 
 
+def test_a_device_that_comes_back_at_another_rate_goes_on_at_16_khz(
+    card: Card, clock: Clock
+) -> None:
+    pcm = sound(1.0, 48_000)
+    with Microphone("USB mic", clock=clock) as mic:
+        card.streams[0].deliver(sound(1.0))
+        read(mic)
+        card.rates = {48_000}
+        card.streams[0].die()
+        assert [device.what for device in told(read(mic))] == ["lost"]
+        until(mic, lambda: mic._ring is not None)
+        clock.now += 0.5
+        card.streams[1].deliver(pcm)
+        got = read(mic)
+        card.streams[1].die()
+        got += read(mic)  # the resampler's tail
+    (reopened,) = (device for device in told(got) if device.what == "reopened")
+    assert "48000" in reopened.detail
+    assert reopened.lost_s == pytest.approx(0.5, abs=0.05)
+    heard = np.concatenate([block.pcm for block in blocks(got)])
+    assert np.array_equal(heard, resample(pcm.astype(np.float32) / np.float32(32768), 48_000))
+    assert blocks(got)[0].start == round((1.0 + reopened.lost_s) * 16_000)
+
+
 def test_a_stalled_device_that_was_only_late_comes_back_whole(card: Card, clock: Clock) -> None:
     pcm = sound(3.0)
     with Microphone(clock=clock) as mic:
