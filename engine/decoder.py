@@ -162,6 +162,10 @@ class Decoder:
         self._append(self._embedding.rows(tokens), position_ids=at, hidden=hidden)
         return self._logits
 
+    def release(self) -> None:
+        """Let go of what is mapped of the embedding; it comes back when it is wanted."""
+        self._embedding.release()
+
     def interrupt(self) -> None:
         """Have the step or prefill in flight raise Interrupted, and later ones too until `resume`.
 

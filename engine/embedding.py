@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ class Embedding:
             ManifestError: the file is too short for it.
         """
         self._n_vocab, self._d_model = n_vocab, d_model
-        path = folder / table.file
+        with (folder / table.file).open("rb") as file:
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
         def mapped(dtype: str, offset: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-            array_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
-            if path.stat().st_size < offset + array_bytes:
+            n_values = int(np.prod(shape))
+            if len(self._mapping) < offset + np.dtype(dtype).itemsize * n_values:
                 raise ManifestError(f"{table.file}: too short for an embedding of {n_vocab} tokens")
-            return np.memmap(path, dtype, "r", offset, shape)
+            return np.frombuffer(self._mapping, dtype, n_values, offset).reshape(shape)
 
         if table.block is None or table.scales_offset is None:
             dtype = f"<f{np.dtype(table.dtype).itemsize}"
@@ -47,6 +49,14 @@ class Embedding:
             n_blocks = -(-d_model // table.block)
             self._values = mapped("u1", table.offset, (n_vocab, n_blocks, table.block))
             self._scales = mapped("<f4", table.scales_offset, (n_vocab, n_blocks, 1))
+
+    def release(self) -> None:
+        """Let go of the pages that were read: they are the system's to keep, not the process's.
+
+        What is wanted again comes back from the system's copy of the file.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such thing
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def rows(self, ids: Sequence[int]) -> F32:
         """Embeddings of these tokens, [n_ids, d_model].

@@ -18,6 +18,7 @@ from .errors import Interrupted, SessionClosed
 from .growing import EXACT, GrowingSound, Streaming
 from .hearing import Heard, Hearing
 from .manifest import PromptFormat
+from .onnx import give_back_free_memory
 from .prompt import Prompt, Tokenizer, fill, tokenise
 from .sampling import Sampling, make_sampler
 from .text import Detokenizer
@@ -223,6 +224,14 @@ class Session:
         self._answer.prompt = prompt
         self._answers.append(self._answer)
         return self._answer
+
+    def rest(self) -> None:
+        """Give back memory that nothing needs until there is work again; a millisecond or two.
+
+        For whoever listens for days: between turns, when nobody waits. Answers are the same.
+        """
+        self._decoder.release()
+        give_back_free_memory()
 
     def n_prompt(
         self, question: str | None = None, *, task: str | None = None, raw_prompt: str | None = None

@@ -27,7 +27,6 @@ import numpy.typing as npt
 from kokanee.engine import Answer, Engine, Hearing
 from kokanee.engine.errors import Interrupted
 from kokanee.engine.features import SAMPLE_RATE
-from kokanee.engine.onnx import give_back_free_memory
 from kokanee.engine.prompt import fill
 
 from .ears import Ears, Stretch
@@ -430,7 +429,7 @@ class Listener:
                 break
         if self._how.memory_turns:
             yield from self._remember(turn, given[0][1])
-        give_back_free_memory()  # now, while nobody waits for anything
+        self._session.rest()  # now, while nobody waits for anything
 
     def _give(
         self,

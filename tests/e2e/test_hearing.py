@@ -248,6 +248,14 @@ def test_encoding_can_be_interrupted_for_what_is_better_to_do(tiny_engine: Engin
         assert n_interrupted > 0
 
 
+def test_rest_gives_memory_back_and_changes_nothing(tiny_engine: Engine) -> None:
+    with tiny_engine.session(n_ctx=256) as session:
+        session.hear(sound(2.0))
+        want = ids(session)
+        session.rest()
+        assert ids(session) == want
+
+
 def test_an_old_hearing_is_refused(tiny_engine: Engine) -> None:
     session = tiny_engine.session(n_ctx=256)
     first = session.listen()

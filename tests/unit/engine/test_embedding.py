@@ -27,6 +27,13 @@ def test_rows_are_the_dequantized_table(tmp_path: Path) -> None:
     assert embedding.rows([]).shape == (0, 48)
 
 
+def test_pages_that_were_let_go_come_back(tmp_path: Path) -> None:
+    embedding = Embedding(tmp_path, table(tmp_path), n_vocab=20, d_model=48)
+    want = embedding.rows(range(20))
+    embedding.release()
+    np.testing.assert_array_equal(embedding.rows(range(20)), want)
+
+
 @pytest.mark.parametrize("ids", [[20], [0, -1]])
 def test_an_unknown_token_is_refused(ids: list[int], tmp_path: Path) -> None:
     embedding = Embedding(tmp_path, table(tmp_path), n_vocab=20, d_model=48)
