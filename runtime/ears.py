@@ -23,7 +23,7 @@ import soundfile
 
 from kokanee.engine.features import SAMPLE_RATE
 
-from .endpoint import End, Endpointer, Mark, Pause, Start
+from .endpoint import Endpointer, Mark, Resume, Start
 from .sources import Block, Source
 from .updates import Device
 
@@ -57,8 +57,8 @@ class Stretch:
 class Ears:
     """Reads a source to its end, however long the reader of `take` is away.
 
-    What nobody takes is kept up to `room_s` of sound; beyond, the oldest samples go, counted, while
-    the marks stay.
+    What nobody takes is kept up to `backlog_s` of sound; beyond, the oldest samples go, counted,
+    while the marks stay.
     """
 
     def __init__(
@@ -66,26 +66,22 @@ class Ears:
         source: Source,
         endpointer: Endpointer,
         *,
-        room_s: float,
-        on_start: Callable[[], None],
-        on_pause: Callable[[], None] = lambda: None,
+        backlog_s: float,
         record: Path | None = None,
     ) -> None:
-        """Begins to read at once if the source is live.
+        """A live source is not read before `begin`.
 
         Args:
             source: read by nobody else; closed with this.
             endpointer: marks the turns.
-            room_s: seconds of a live source's sound kept for a reader that is late.
-            on_start: called in the reading thread the moment a turn begins, and can be seen to; it
-                must not wait for anybody who takes.
-            on_pause: likewise, the moment a turn may be over, or is.
+            backlog_s: seconds of a live source's sound kept for a reader that is late.
             record: a sound file that gets every sample, with silence where sound was lost.
         """
         self._source = source
         self._endpointer = endpointer
-        self._room = round(room_s * SAMPLE_RATE)
-        self._on_start, self._on_pause = on_start, on_pause
+        self._room = round(backlog_s * SAMPLE_RATE)
+        self._on_start: Callable[[], None] | None = None
+        self._on_pause: Callable[[], None] | None = None
         self._queue: deque[Stretch] = deque()
         self._n_queued = 0
         self._n_dropped = 0
@@ -99,7 +95,17 @@ class Ears:
         self._file = None if record is None else _opened(record)
         self._writing = threading.Lock()  # taken before the one above: a disk may be slow
         self._thread: threading.Thread | None = None
-        if source.live:
+
+    def begin(self, *, on_start: Callable[[], None], on_pause: Callable[[], None]) -> None:
+        """Listen from now on.
+
+        Args:
+            on_start: called in the reading thread the moment a turn begins, and can be seen to; it
+                must not wait for anybody who takes.
+            on_pause: likewise, the moment a turn may be over, or is.
+        """
+        self._on_start, self._on_pause = on_start, on_pause
+        if self._source.live:
             self._thread = threading.Thread(target=self._read_on, name="kokanee ears", daemon=True)
             self._thread.start()
 
@@ -241,10 +247,10 @@ class Ears:
             while self._source.live and self._n_queued > self._room:
                 self._drop_oldest()
             # Seen first, told second: an answer that begins in between has seen it.
-            if any(isinstance(mark, Start) for mark in stretch.marks):
-                self._on_start()
-            if any(isinstance(mark, Pause | End) for mark in stretch.marks):
-                self._on_pause()
+            for mark in stretch.marks:
+                told = self._on_start if isinstance(mark, Start) else self._on_pause
+                if told is not None and not isinstance(mark, Resume):
+                    told()
             self._changed.notify_all()
 
     def _drop_oldest(self) -> None:

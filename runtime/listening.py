@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kokanee.engine import FAST, Engine, Sampling, Streaming
+from kokanee.engine import FAST, Engine, Sampling, Session, Streaming
 from kokanee.engine.manifest import Policy
+from kokanee.engine.prompt import fill
 
 from .endpoint import TurnDetection
+from .updates import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,9 @@ class Listening:
     sampling: Sampling = field(default_factory=Sampling)
     lora_scale: float | None = None
     n_ctx: int | None = None
-    room_s: float = 30.0  # sound that waits for a model that is late; beyond, the oldest is dropped
+    backlog_s: float = (
+        30.0  # sound that waits for a model that is late; beyond, the oldest is dropped
+    )
     record: Path | None = None
 
     def __post_init__(self) -> None:
@@ -50,14 +54,28 @@ class Listening:
             raise ValueError(
                 f"hop_s and partial_s: expected more than 0, got {self.hop_s} and {self.partial_s}"
             )
-        if self.memory_turns < 0 or self.max_new_tokens < 1 or self.room_s < 1:
+        if self.memory_turns < 0 or self.max_new_tokens < 1 or self.backlog_s < 1:
             raise ValueError(
-                "memory_turns, max_new_tokens and room_s: expected at least 0, 1 and 1,"
-                f" got {self.memory_turns}, {self.max_new_tokens} and {self.room_s}"
+                "memory_turns, max_new_tokens and backlog_s: expected at least 0, 1 and 1,"
+                f" got {self.memory_turns}, {self.max_new_tokens} and {self.backlog_s}"
             )
 
+    def asked(self, engine: Engine) -> dict[Kind, tuple[Ask, ...]]:
+        """What is asked about each kind of turn, at least one question.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+        Raises:
+            ValueError: one does not fit the bundle.
+        """
+        form = engine.manifest.prompt
+        by_default = Ask(task="asr") if "asr" in form.tasks else Ask(question="What do you hear?")
+        questions = self.questions or (by_default,)
+        for ask in (*questions, *self.sound_questions):
+            fill(form, ask.question, task=ask.task, raw=ask.raw_prompt)
+        sounds = self.sound_questions or questions
+        return {"speech": questions, "push": questions, "sound": sounds}
+
+
+@dataclass(slots=True, kw_only=True)
 class Tally:
     """What a listener did so far."""
 
@@ -76,7 +94,24 @@ def unpadded(policy: Policy) -> Policy:
     return dataclasses.replace(policy, pad_to_s=None, long_audio="segment", max_s=whole_s)
 
 
-def default_question(engine: Engine) -> Ask:
-    """What is asked where nobody says what to ask."""
-    tasks = engine.manifest.prompt.tasks
-    return Ask(task="asr") if "asr" in tasks else Ask(question="What do you hear?")
+def turns_that_fit(
+    session: Session, how: Listening, questions: dict[Kind, tuple[Ask, ...]], *, n_turn: int
+) -> TurnDetection:
+    """The settings, with turns no longer than n_turn positions of the context have room for.
+
+    Raises:
+        ValueError: not even the shortest turn fits.
+    """
+    n_reserved = how.max_new_tokens + max(
+        session.n_prompt(ask.question, task=ask.task, raw_prompt=ask.raw_prompt)
+        for asks in questions.values()
+        for ask in asks
+    )
+    room_s = session.room_s(n_turn - n_reserved, streaming=how.streaming)
+    try:
+        return dataclasses.replace(how.turns, max_turn_s=min(how.turns.max_turn_s, room_s))
+    except ValueError:
+        raise ValueError(
+            f"n_ctx: {session.n_ctx} positions have room for {room_s:.1f} s of sound"
+            " beside question and answer; give more"
+        ) from None

@@ -340,7 +340,7 @@ def test_stopping_at_any_step_leaves_no_trace(
             stop()
         for helper in helpers:
             helper.join()
-        whole = offline(tiny_engine, cut(pcm, said[0]), how=one._how)
+        whole = offline(tiny_engine, cut(pcm, said[0]), how=one._taking._how)
         assert said[0].ids == whole[: len(said[0].ids)]
         if how == "close":
             assert finals(one) == []
@@ -349,7 +349,7 @@ def test_stopping_at_any_step_leaves_no_trace(
                 source.hear(second)
             source.feed(None)
             [next_final] = finals(one)
-            assert next_final.ids == offline(tiny_engine, cut(pcm, next_final), how=one._how)
+            assert next_final.ids == offline(tiny_engine, cut(pcm, next_final), how=one._taking._how)
             assert next_final.finish_reason != "cancelled"
     if how == "close":
         [again] = finals(told(tiny_engine, Playback([second])))
@@ -394,6 +394,7 @@ def test_who_speaks_up_stops_the_answer_at_once(
         steps = slow_steps(one, monkeypatch, 0.005)
         decided: list[tuple[float, int]] = []
         on_start = one._ears._on_start
+        assert on_start is not None
 
         def timed() -> None:
             decided.append((time.monotonic(), len(steps)))
@@ -465,7 +466,7 @@ def test_who_spoke_up_before_the_answer_began_stops_it_too(tiny_engine: Engine) 
 def test_a_late_consumer_loses_the_oldest_sound_and_is_told_how_much(tiny_engine: Engine) -> None:
     pcm = scene(0.5, 0.6, 1.5, 0.3, 0.4)  # the second turn is within the last second
     source = Fed(pcm)
-    how = dataclasses.replace(HOW, room_s=1.0)
+    how = dataclasses.replace(HOW, backlog_s=1.0)
     with listener(tiny_engine, source, how) as one:
         wait_for(lambda: one.heard_s == len(pcm) / S)
         source.feed(None)
@@ -491,7 +492,7 @@ def test_a_turn_of_which_nothing_is_left_is_no_error(tiny_engine: Engine) -> Non
     pcm = scene(0.2, 0.5, 1.5)
     source = Fed(pcm)
     turns = dataclasses.replace(TURNS, silence_duration_ms=3000)
-    with listener(tiny_engine, source, dataclasses.replace(HOW, room_s=1.0, turns=turns)) as one:
+    with listener(tiny_engine, source, dataclasses.replace(HOW, backlog_s=1.0, turns=turns)) as one:
         wait_for(lambda: one.heard_s == len(pcm) / S)
         updates = []
         for update in one:
@@ -1075,7 +1076,7 @@ def test_guesses_leave_no_trace_when_no_change_is_let_pass(tiny_engine: Engine) 
         ({"partial_s": -1.0}, "hop_s and partial_s: expected more than 0, got 0.5 and -1.0"),
         ({"memory_turns": -1}, "expected at least 0, 1 and 1, got -1, 120 and 30.0"),
         ({"max_new_tokens": 0}, "expected at least 0, 1 and 1, got 0, 120 and 30.0|got 0, 0 and"),
-        ({"room_s": 0.5}, "expected at least 0, 1 and 1, got 0, 120 and 0.5"),
+        ({"backlog_s": 0.5}, "expected at least 0, 1 and 1, got 0, 120 and 0.5"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:

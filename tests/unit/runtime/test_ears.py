@@ -100,11 +100,13 @@ def ears(
     source: Source,
     turns: TurnDetection = TURNS,
     *,
-    room_s: float = 30.0,
+    backlog_s: float = 30.0,
     on_start: Callable[[], None] = lambda: None,
     record: Path | None = None,
 ) -> Ears:
-    return Ears(source, Endpointer(turns, Loud()), room_s=room_s, on_start=on_start, record=record)
+    made = Ears(source, Endpointer(turns, Loud()), backlog_s=backlog_s, record=record)
+    made.begin(on_start=on_start, on_pause=lambda: None)
+    return made
 
 
 def rest(heard: Ears) -> list[Stretch]:
@@ -162,14 +164,14 @@ def test_what_is_taken_is_what_was_read_however_it_arrives(
 
 def test_every_read_of_what_is_not_live_is_one_block_and_nothing_is_dropped() -> None:
     pcm = scene(0.3, 0.5, 5.0)
-    heard = ears(Playback([pcm]), room_s=1.0)
+    heard = ears(Playback([pcm]), backlog_s=1.0)
     first = heard.take(0.1)
     assert first is not None
     assert [len(stretch.pcm) for stretch in first] == [1600]
     taken = first + rest(heard)
     assert not any(stretch.lost for stretch in taken)
     np.testing.assert_array_equal(sound_of(taken), pcm)
-    one = ears(Fed(Block(pcm=pcm, start=0, heard_at=0.0), None, live=False), room_s=1.0)
+    one = ears(Fed(Block(pcm=pcm, start=0, heard_at=0.0), None, live=False), backlog_s=1.0)
     np.testing.assert_array_equal(sound_of(rest(one)), pcm)
 
 
@@ -178,7 +180,7 @@ def test_a_reader_that_is_late_gets_the_newest_sound_and_every_mark() -> None:
     device = Device(what="stalled", at_s=1.6)
     arrived: list[Block | Device] = [*blocks(pcm)]
     arrived.insert(80, device)
-    heard = ears(Fed(*arrived, None), room_s=1.0)
+    heard = ears(Fed(*arrived, None), backlog_s=1.0)
     wait_for(lambda: heard.level[2] == len(pcm))
     taken = rest(heard)
     kept = sound_of(taken)
@@ -199,7 +201,7 @@ def test_the_queue_stays_within_its_room_and_the_count_is_exact(
     steps: list[tuple[int, bool]],
 ) -> None:
     source = Fed()
-    heard = ears(source, room_s=1.0)
+    heard = ears(source, backlog_s=1.0)
     pcm = scene(*itertools.repeat(0.5, 2 * sum(n for n, _ in steps) // S + 2))
     at, taken = 0, list[Stretch]()
     for n, takes in steps:
