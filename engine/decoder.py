@@ -172,12 +172,12 @@ class Decoder:
         From any thread; takes a millisecond. The cache then holds what it held before the chunk.
         """
         if (binding := self._binding) is not None:
-            binding.interrupt()
+            binding.runs.interrupt()
 
     def resume(self) -> None:
         """Compute again after `interrupt`."""
         if (binding := self._binding) is not None:
-            binding.resume()
+            binding.runs.resume()
 
     def close(self) -> None:
         """Let the cache go; any later use is an error."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from onnxruntime import (
 from .errors import DeviceError, Interrupted, ManifestError
 
 Device = Literal["auto", "cpu", "cuda"]
+T = TypeVar("T")
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 # A thread wakes more slowly than most of a decode step's operators take. Waiting this long for the
@@ -144,6 +145,21 @@ class Interruptible:
 
     def __init__(self) -> None:
         self._options = RunOptions()
+        # Asked for at every run, and slow to find out where it is not set; 0 is what that means.
+        self._options.add_run_config_entry("gpu_graph_id", "0")
+
+    def call(self, run: Callable[[RunOptions], T]) -> T:
+        """What `run` makes with these options.
+
+        Raises:
+            Interrupted: `interrupt` was called; what was to be written is undefined.
+        """
+        try:
+            return run(self._options)
+        except Exception:  # a RuntimeError with a text, nothing of its own
+            if self._options.terminate:
+                raise Interrupted("computing was interrupted") from None
+            raise
 
     def run(self, graph: Any, output_names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """As the graph's own `run`.
@@ -151,16 +167,11 @@ class Interruptible:
         Raises:
             Interrupted: `interrupt` was called.
         """
-        try:
-            made: list[Any] = graph.run(output_names, feeds, self._options)
-        except Exception:  # a RuntimeError with a text, nothing of its own
-            if self._options.terminate:
-                raise Interrupted("computing was interrupted") from None
-            raise
+        made: list[Any] = self.call(lambda options: graph.run(output_names, feeds, options))
         return made
 
     def interrupt(self) -> None:
-        """End the run in flight, and any other until `resume`."""
+        """End the run in flight, and any other until `resume`; takes a millisecond."""
         self._options.terminate = True
 
     def resume(self) -> None:
@@ -178,9 +189,8 @@ class Binding:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._io = session.io_binding()
-        self._options = RunOptions()
-        # Asked for at every run, and slow to find out where it is not set; 0 is what that means.
-        self._options.add_run_config_entry("gpu_graph_id", "0")
+        self.runs = Interruptible()
+        """To interrupt a run, from another thread."""
         self._held: dict[str, Any] = {}
         self.inputs = {i.name: _DTYPES[i.type] for i in session.get_inputs()}
         """Element type of each input."""
@@ -205,22 +215,9 @@ class Binding:
         """Compute.
 
         Raises:
-            Interrupted: `interrupt` was called; what the outputs hold is undefined.
+            Interrupted: as `Interruptible.call`.
         """
-        try:
-            self._session.run_with_iobinding(self._io, self._options)
-        except Exception:  # a RuntimeError with a text, nothing of its own
-            if self._options.terminate:
-                raise Interrupted("computing was interrupted") from None
-            raise
-
-    def interrupt(self) -> None:
-        """End the run in flight, and any other until `resume`; from any thread, at once."""
-        self._options.terminate = True
-
-    def resume(self) -> None:
-        """Let runs go on again."""
-        self._options.terminate = False
+        self.runs.call(lambda options: self._session.run_with_iobinding(self._io, options))
 
     def _bind(self, bind: Any, name: str, array: npt.NDArray[Any]) -> None:
         if not array.flags.c_contiguous:

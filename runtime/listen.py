@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from kokanee.engine.growing import STREAMING
 from . import options
 from .bundle import find_bundle
 from .endpoint import TurnDetection
+from .keys import enter_talks
 from .listener import Listener
 from .listening import Ask, Listening
 from .microphone import Microphone
 from .portaudio import list_devices, none_found
-from .screen import choose
+from .show import choose
 from .sources import Playback, Source
 from .updates import Update
 from .vad import EnergyVAD, SileroVAD
@@ -205,7 +205,7 @@ def command(
             )
             with listener:
                 try:
-                    with _keys(listener) if push_to_talk else contextlib.nullcontext(), show:
+                    with enter_talks(listener) if push_to_talk else contextlib.nullcontext(), show:
                         for update in _until(listener, seconds):
                             show(update)
                 except KeyboardInterrupt:
@@ -294,40 +294,6 @@ def _until(listener: Listener, seconds: float | None) -> Iterator[Update]:
         yield update
         if seconds is not None and getattr(update, "at_s", 0.0) >= seconds:
             return
-
-
-@contextlib.contextmanager
-def _keys(listener: Listener) -> Iterator[None]:
-    """Enter presses and releases, in a thread that the process does not wait for."""
-
-    def read() -> None:
-        pressed = False
-        for _ in sys.stdin:
-            (listener.release if pressed else listener.press)()
-            pressed = not pressed
-
-    click.echo("Enter opens a turn, Enter closes it.", err=True)
-    threading.Thread(target=read, name="kokanee keys", daemon=True).start()
-    with _no_echo():
-        yield
-
-
-@contextlib.contextmanager
-def _no_echo() -> Iterator[None]:
-    """Keys that are typed are not shown: they would move what is on the screen."""
-    if not sys.stdin.isatty() or sys.platform == "win32":
-        yield
-        return
-    import termios
-
-    before = termios.tcgetattr(sys.stdin)
-    silent = termios.tcgetattr(sys.stdin)
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _show_devices(as_json: bool) -> None:

@@ -1,15 +1,12 @@
-"""A stream of updates into what a program or a person reads: JSON lines, plain lines, a screen."""
+"""A small panel at the bottom of a terminal, drawn from what the updates so far amount to."""
 
 import sys
 import time
-import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from json import dumps
-from typing import Protocol, Self
+from typing import Self
 
-import click
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.control import Control
 from rich.live import Live
@@ -26,136 +23,11 @@ from .updates import (
     SpeechStarted,
     SpeechStopped,
     Update,
-    as_dict,
 )
+from .wording import CUT, AnswerSoFar, clean, continued, keep_span, notice, span_of
 
-
-class Show(Protocol):
-    """Takes updates one by one, in one thread; unfinished answers are ended on exit."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *error: object) -> None: ...
-    def __call__(self, update: Update) -> None:
-        """Shows an update."""
-
-
-def choose(
-    *,
-    json: bool = False,
-    plain: bool = False,
-    levels: bool = False,
-    n_answers: int = 1,
-    console: Console | None = None,
-) -> Show:
-    """The way to show updates that was asked for and that standard output can do.
-
-    Args:
-        json: One JSON object a line.
-        plain: No screen, though it is a terminal.
-        levels: Loudness too, among JSON lines.
-        n_answers: Answers to expect a turn, so that a screen knows when the last one is there.
-        console: What to draw a screen on instead of standard output.
-    """
-    if json:
-        return Lines(levels=levels)
-    # FORCE_COLOR makes rich call a pipe a terminal, which is right for colour but not for a cursor.
-    # Without any standard output there is nothing to draw on either.
-    if plain or (console is None and (sys.stdout is None or not sys.stdout.isatty())):
-        return Plain()
-    console = console or Console()
-    if (
-        not console.is_terminal
-        or console.is_dumb_terminal
-        or not console.encoding.startswith("utf")
-    ):
-        return Plain()
-    return Screen(console, n_answers=n_answers)
-
-
-class Lines:
-    """One JSON object a line on standard output, flushed at once.
-
-    Args:
-        levels: Also write `Level` updates, ten a second.
-    """
-
-    def __init__(self, *, levels: bool = False) -> None:
-        self._levels = levels
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is left to write."""
-
-    def __call__(self, update: Update) -> None:
-        """Writes a line.
-
-        Raises:
-            BrokenPipeError: If the reader is gone.
-        """
-        if self._levels or not isinstance(update, Level):
-            click.echo(dumps(as_dict(update)))
-
-
-class Plain:
-    """Answers on standard output as they come, all else on standard error; no colour, no cursor.
-
-    An answer is `[12.3-14.9 s] question? -> text`; further lines of it are indented. Answers that
-    come at the same time are written one after the other, in the order in which they began.
-    """
-
-    def __init__(self) -> None:
-        self._open: list[_Answer] = []
-        self._spans: dict[int, str] = {}
-        self._n_written = 0  # characters of the first open answer, what is before the text included
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Ends the lines that were begun."""
-        if not isinstance(error[1], BrokenPipeError):
-            for answer in self._open:
-                answer.done = True
-            self._write()
-
-    def __call__(self, update: Update) -> None:
-        """Writes what an update adds.
-
-        Raises:
-            BrokenPipeError: If the reader is gone.
-        """
-        match update:
-            case SpeechStopped():
-                _keep_span(self._spans, update)
-            case Piece() | Final():
-                _continue(self._open, update, self._spans)
-                self._write()
-                if isinstance(update, Final) and update.finish_reason in _CUT:
-                    self._say(f"({_span(update)} {_CUT[update.finish_reason]})")
-            case Device() | Forgotten():
-                self._say(f"({_notice(update)})")
-            case _:
-                pass
-
-    def _write(self) -> None:
-        while self._open:
-            answer = self._open[0]
-            line = answer.before + answer.shown
-            if (new := line[self._n_written :]) and (answer.shown or answer.done):
-                click.echo(_encodable(new, getattr(sys.stdout, "encoding", None)), nl=False)
-                self._n_written += len(new)
-            if not answer.done:
-                return
-            click.echo()
-            self._n_written = 0
-            del self._open[0]
-
-    def _say(self, notice: str) -> None:
-        if self._n_written and sys.stdout.isatty() and sys.stderr.isatty():
-            click.echo(err=True)  # the answer that is being written goes on below
-        click.echo(_encodable(notice, sys.stderr.encoding), err=True)
+_MIN_REDRAW_S = 0.09  # just under the 0.1 s between levels, so that each of them is drawn
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Screen:
@@ -217,12 +89,12 @@ class Screen:
         finished = self._status.take(update)
         match update:
             case Final() if finished is not None:
-                self._print(_as_text(finished, _CUT.get(update.finish_reason or "")))
+                self._print(_as_text(finished, CUT.get(update.finish_reason or "")))
             case Device():
                 bad = update.what in ("stalled", "lost", "gap", "dropped")
-                self._print(Text(_notice(update), "yellow" if bad else "dim"))
+                self._print(Text(notice(update), "yellow" if bad else "dim"))
             case Forgotten():
-                self._print(Text(_notice(update), "dim"))
+                self._print(Text(notice(update), "dim"))
             case _:
                 since_s = self._clock() - self._drawn_at
                 if self._status.state != before or since_s >= _MIN_REDRAW_S:
@@ -248,39 +120,7 @@ class Screen:
             self._panel.drawn = []
 
 
-_MIN_REDRAW_S = 0.09  # just under the 0.1 s between levels, so that each of them is drawn
-_SHOW_CURSOR = "\x1b[?25h"
-_N_SPANS = 16  # turns of which the times are kept until their answers come
-_CUT = {
-    "length": "cut at its longest length",
-    "context": "cut: no room left in the context",
-    "cancelled": "cancelled",
-}
-
-
 # --- what is shown -------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, kw_only=True)
-class _Answer:
-    """An answer as far as it has come."""
-
-    turn: int
-    question: str
-    span: str  # of its turn's sound, in brackets
-    text: str = ""
-    done: bool = False
-
-    @property
-    def before(self) -> str:
-        """What stands before the text."""
-        asked = _clean(self.question).strip().replace("\n", " ")
-        return f"{self.span} {asked} -> " if asked else f"{self.span} "
-
-    @property
-    def shown(self) -> str:
-        """The text in one paragraph; each piece only adds to its end."""
-        return _clean(self.text).strip().replace("\n", "\n    ")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -299,7 +139,7 @@ class _Status:
     thrown_away_s: float = 0.0
     hearing: int | None = None  # the turn that is open
     expected: dict[int, int] = field(default_factory=dict)  # turn -> answers still to come
-    answers: list[_Answer] = field(default_factory=list)
+    answers: list[AnswerSoFar] = field(default_factory=list)
     partial: str = ""
     latencies_ms: dict[str, float] = field(default_factory=dict)
     measured_turn: int | None = None  # whose latencies these are: its first answer's
@@ -318,7 +158,7 @@ class _Status:
             return "thinking"
         return "ended" if self.ended else "idle"
 
-    def take(self, update: Update) -> _Answer | None:
+    def take(self, update: Update) -> AnswerSoFar | None:
         """Takes an update in; the answer if it ends one."""
         match update:
             case Level():
@@ -332,12 +172,12 @@ class _Status:
                 self.at_s = max(self.at_s, update.at_s)
                 self.hearing = None
                 self.expected[update.turn] = self.n_answers
-                _keep_span(self.spans, update)
+                keep_span(self.spans, update)
             case Partial():
                 self.partial = update.text
             case Piece():
                 self.partial = ""
-                _continue(self.answers, update, self.spans)
+                continued(self.answers, update, self.spans)
             case Final():
                 return self._finish(update)
             case Forgotten():
@@ -363,11 +203,11 @@ class _Status:
                 self.silent, self.ended = False, True
                 self.dbfs, self.voice = -120.0, 0.0
 
-    def _finish(self, update: Final) -> _Answer:
+    def _finish(self, update: Final) -> AnswerSoFar:
         self.partial = ""
-        answer = _continue(self.answers, update, self.spans)
+        answer = continued(self.answers, update, self.spans)
         self.answers.remove(answer)
-        answer.span = _span(update)
+        answer.span = span_of(update)
         n_left = self.expected.get(update.turn, 1) - 1
         # Turns are answered in order, so none before this one is still to be answered.
         self.expected = {turn: n for turn, n in self.expected.items() if turn > update.turn}
@@ -376,88 +216,6 @@ class _Status:
         if update.turn != self.measured_turn:
             self.latencies_ms, self.measured_turn = update.latencies_ms, update.turn
         return answer
-
-
-def _continue(answers: list[_Answer], update: Piece | Final, spans: dict[int, str]) -> _Answer:
-    """Adds to the open answer that an update is of, or opens it."""
-    for answer in answers:
-        if (answer.turn, answer.question, answer.done) == (update.turn, update.question, False):
-            break
-    else:
-        if isinstance(update, Final):
-            span = _span(update)
-        else:
-            span = spans.get(update.turn, f"[turn {update.turn}]")
-        answer = _Answer(turn=update.turn, question=update.question, span=span)
-        answers.append(answer)
-    if isinstance(update, Piece):
-        answer.text += update.text
-    else:
-        answer.text, answer.done = update.text, True
-    return answer
-
-
-def _keep_span(spans: dict[int, str], update: SpeechStopped) -> None:
-    spans[update.turn] = _span(update)
-    if len(spans) > _N_SPANS:
-        del spans[next(iter(spans))]
-
-
-def _span(update: SpeechStopped | Final) -> str:
-    return f"[{update.start_s:.1f}-{update.end_s:.1f} s]"
-
-
-def _notice(update: Device | Forgotten) -> str:
-    """A line for a person."""
-    if isinstance(update, Forgotten):
-        turns = ", ".join(map(str, update.turns))
-        which = f"turn {turns}" if len(update.turns) == 1 else f"turns {turns}"
-        return f"forgot {which} to make room: {update.seconds:.1f} s of sound"
-    name = update.name or "the source"
-    after = f", {update.lost_s:.1f} s of sound missing" if update.lost_s else ""
-    what = {
-        "opened": f"listening to {name}",
-        "stalled": f"no sound from {name}",
-        "lost": f"lost {name}",
-        "reopened": f"listening to {name} again{after}",
-        "gap": f"{update.lost_s:.1f} s of sound missing",
-        "dropped": f"{update.lost_s:.1f} s of sound thrown away",
-        "ended": "end of the sound",
-    }[update.what]
-    detail = f": {update.detail}" if update.detail else ""
-    return " ".join(_clean(f"[{update.at_s:.1f} s] {what}{detail}").split())
-
-
-def _clean(text: str) -> str:
-    """Text that moves nothing but the cursor, and that to the right or to a new line.
-
-    A model may say anything: escape codes, and marks that turn the direction of the line around.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(map(_clean_char, text))
-
-
-def _clean_char(char: str) -> str:
-    if char in "\n\u2028\u2029":
-        return "\n"
-    if char == "\t":
-        return " "
-    if "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069":
-        return ""
-    match unicodedata.category(char):
-        case "Cc":
-            return ""
-        case "Cs":
-            return "\ufffd"  # half a character, which no stream can encode
-        case _:
-            return char
-
-
-def _encodable(text: str, encoding: str | None) -> str:
-    """Text with a question mark for what a stream cannot write."""
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
 
 
 # --- the panel -----------------------------------------------------------------------------------
@@ -568,7 +326,7 @@ def _text_rows(status: _Status, n_rows: int, width: int, console: Console) -> li
     return rows + [Text() for _ in range(n_rows - len(rows))]
 
 
-def _answer_rows(answer: _Answer, n_rows: int, width: int, console: Console) -> list[Text]:
+def _answer_rows(answer: AnswerSoFar, n_rows: int, width: int, console: Console) -> list[Text]:
     """The end of an answer in `n_rows` or less, its question always in the first."""
     asked = _one_line(answer.question)
     before = Text(f"{asked} -> " if asked else "", "bold")
@@ -585,7 +343,7 @@ def _answer_rows(answer: _Answer, n_rows: int, width: int, console: Console) -> 
     return [before + rows[-1]] if rows else [before]
 
 
-def _as_text(answer: _Answer, cut: str | None) -> Text:
+def _as_text(answer: AnswerSoFar, cut: str | None) -> Text:
     """A finished answer, to stay above the panel."""
     text = Text(answer.before, "bold")
     text.stylize("dim", 0, len(answer.span))
@@ -601,7 +359,7 @@ def _measurable(text: str) -> str:
     It counts the cells of such text in two ways (`cell_len` and `split_graphemes` of rich.cells),
     and where they differ it divides by zero or cuts too late.
     """
-    return _clean(text).strip().translate({0x200D: None, 0xFE0F: None})
+    return clean(text).strip().translate({0x200D: None, 0xFE0F: None})
 
 
 def _one_line(text: str) -> str:

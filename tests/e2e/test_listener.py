@@ -349,7 +349,9 @@ def test_stopping_at_any_step_leaves_no_trace(
                 source.hear(second)
             source.feed(None)
             [next_final] = finals(one)
-            assert next_final.ids == offline(tiny_engine, cut(pcm, next_final), how=one._taking._how)
+            assert next_final.ids == offline(
+                tiny_engine, cut(pcm, next_final), how=one._taking._how
+            )
             assert next_final.finish_reason != "cancelled"
     if how == "close":
         [again] = finals(told(tiny_engine, Playback([second])))

@@ -9,7 +9,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from kokanee.runtime.screen import Lines, Plain, Screen, Show, choose
+from kokanee.runtime.screen import Screen
+from kokanee.runtime.show import Lines, Plain, Show, choose
 from kokanee.runtime.updates import (
     Device,
     Final,
