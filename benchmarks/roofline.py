@@ -36,6 +36,7 @@ from kokanee.export.dims import (
     LlamaConfig,
     QFormerDims,
     WhisperDims,
+    salmonn_dims,
 )
 from kokanee.quant.schemes import BLOCKWISE, LLM_SCHEMES
 
@@ -302,38 +303,14 @@ class Model:
 
 
 def official(size: Literal["7b", "13b"], llm_quant: str = "int4_block128") -> Architecture:
-    """SALMONN's published sizes, encoders in 8 bits. A test holds them equal to `synthetic`'s."""
-    d_model, n_layers, n_heads, d_ffn, epsilon, n_positions = {
-        "7b": (4096, 32, 32, 11008, 1e-5, 4096),
-        "13b": (5120, 40, 40, 13824, 1e-6, 2048),
-    }[size]
+    """SALMONN's published sizes, encoders in 8 bits."""
+    whisper, beats, qformer, llama = salmonn_dims(size)
     scheme = LLM_SCHEMES[llm_quant]
     return Architecture(
-        speech_encoder=WhisperDims(
-            d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120
-        ),
-        audio_encoder=BeatsDims(
-            embed_dim=512,
-            encoder_embed_dim=768,
-            encoder_layers=12,
-            encoder_attention_heads=12,
-            encoder_ffn_embed_dim=3072,
-        ),
-        connector=QFormerDims(d_speech=1280, d_audio=768, d_model=d_model),
-        llm=LlamaConfig(
-            d_model=d_model,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            n_kv_heads=n_heads,
-            d_head=d_model // n_heads,
-            d_ffn=d_ffn,
-            n_vocab=32_000,
-            n_positions=n_positions,
-            rope_theta=10_000.0,
-            rms_epsilon=epsilon,
-            tied_head=False,
-            lora_rank=8,
-        ),
+        speech_encoder=whisper,
+        audio_encoder=beats,
+        connector=qformer,
+        llm=llama,
         encoder_packing="int8_block128",
         connector_packing="f16",
         llm_packing=scheme.packing,

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from kokanee.export.audio_encoder import audio_encoder
 from kokanee.export.connector import connector
-from kokanee.export.dims import BeatsDims, LlamaConfig, QFormerDims, WhisperDims
+from kokanee.export.dims import BeatsDims, LlamaConfig, QFormerDims, WhisperDims, salmonn_dims
 from kokanee.export.graph import Graph
 from kokanee.export.llm import EMBEDDING, build_llm
 from kokanee.export.speech_encoder import speech_encoder
@@ -80,50 +80,24 @@ def sizes(name: str) -> Sizes:
                 num_attention_heads=4,
                 intermediate_size=96,
             ),
-            llm=_llama(64, 2, 4, 160, epsilon=1e-6, n_positions=2048),
+            llm=LlamaConfig(
+                d_model=64,
+                n_layers=2,
+                n_heads=4,
+                n_kv_heads=4,
+                d_head=16,
+                d_ffn=160,
+                n_vocab=N_PIECES,
+                n_positions=2048,
+                rope_theta=10_000.0,
+                rms_epsilon=1e-6,
+                tied_head=False,
+                lora_rank=8,
+            ),
             shard_bytes=2_500_000,
         )
-    d_model, n_layers, n_heads, d_ffn, epsilon, n_positions = {
-        "7b": (4096, 32, 32, 11008, 1e-5, 4096),  # Vicuna v1.5
-        "13b": (5120, 40, 40, 13824, 1e-6, 2048),  # Vicuna v1.1
-    }[name]
-    return Sizes(
-        whisper=WhisperDims(
-            d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120
-        ),
-        beats=BeatsDims(
-            embed_dim=512,
-            encoder_embed_dim=768,
-            encoder_layers=12,
-            encoder_attention_heads=12,
-            encoder_ffn_embed_dim=3072,
-        ),
-        qformer=QFormerDims(d_speech=1280, d_audio=768, d_model=d_model),
-        llm=_llama(d_model, n_layers, n_heads, d_ffn, epsilon=epsilon, n_positions=n_positions),
-        shard_bytes=9_980_000_000,
-    )
-
-
-def _llama(
-    d_model: int, n_layers: int, n_heads: int, d_ffn: int, *, epsilon: float, n_positions: int
-) -> LlamaConfig:
-    return LlamaConfig(
-        d_model=d_model,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=n_heads,
-        d_head=d_model // n_heads,
-        d_ffn=d_ffn,
-        n_vocab=N_PIECES,
-        n_positions=n_positions,
-        rope_theta=10_000.0,
-        rms_epsilon=epsilon,
-        tied_head=False,
-        lora_rank=8,
-    )
-
-
-# --- names and shapes ----------------------------------------------------------------------------
+    whisper, beats, qformer, llm = salmonn_dims(name)
+    return Sizes(whisper=whisper, beats=beats, qformer=qformer, llm=llm, shard_bytes=9_980_000_000)
 
 
 def whisper_shapes(dims: WhisperDims) -> Shapes:

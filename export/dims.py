@@ -116,3 +116,45 @@ class Architecture:
             raise ManifestError(
                 f"architecture: {error}; the bundle was made by another version, build it again"
             ) from None
+
+
+SALMONN_SIZES = ("7b", "13b")
+
+
+def salmonn_dims(size: str) -> tuple[WhisperDims, BeatsDims, QFormerDims, LlamaConfig]:
+    """The parts of the published SALMONN: Whisper large-v2, BEATs, the Q-Former, and Vicuna.
+
+    Args:
+        size: "7b" (Vicuna v1.5) or "13b" (Vicuna v1.1).
+    """
+    d_model, n_layers, n_heads, d_ffn, rms_epsilon, n_positions = {
+        "7b": (4096, 32, 32, 11008, 1e-5, 4096),
+        "13b": (5120, 40, 40, 13824, 1e-6, 2048),
+    }[size]
+    return (
+        WhisperDims(
+            d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120
+        ),
+        BeatsDims(
+            embed_dim=512,
+            encoder_embed_dim=768,
+            encoder_layers=12,
+            encoder_attention_heads=12,
+            encoder_ffn_embed_dim=3072,
+        ),
+        QFormerDims(d_speech=1280, d_audio=768, d_model=d_model),
+        LlamaConfig(
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            d_head=d_model // n_heads,
+            d_ffn=d_ffn,
+            n_vocab=32_000,
+            n_positions=n_positions,
+            rope_theta=10_000.0,
+            rms_epsilon=rms_epsilon,
+            tied_head=False,
+            lora_rank=8,
+        ),
+    )

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import queue
 import random
 import threading
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+from fed import Fed, Loud
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ from kokanee.engine.growing import GrowingSound
 from kokanee.runtime.endpoint import End, Endpointer, Start, TurnDetection
 from kokanee.runtime.listener import Listener
 from kokanee.runtime.listening import Ask, Listening, unpadded
-from kokanee.runtime.sources import Block, Playback
+from kokanee.runtime.sources import Playback
 from kokanee.runtime.updates import (
     Device,
     Final,
@@ -41,7 +41,6 @@ from kokanee.runtime.updates import (
     Update,
     as_dict,
 )
-from kokanee.runtime.vad import dbfs
 
 F32 = npt.NDArray[np.float32]
 
@@ -61,56 +60,6 @@ HOW = Listening(
 )
 LONG = dataclasses.replace(HOW, max_new_tokens=600)  # longer than anybody waits, if steps are slow
 NO_TRACE = Streaming(name="no trace", piece_s=2.72, ahead=0, tolerance=0.0)
-
-
-class Loud:
-    """Takes what is loud for a voice: -9 dBFS and more surely, -26 and less surely not."""
-
-    def __call__(self, frame: F32) -> float:
-        return float(np.clip((dbfs(frame) + 26) / 17, 0, 1))
-
-    def reset(self) -> None:
-        pass
-
-
-class Fed:
-    """A live source that a test feeds; None among the items is the end, an exception is raised."""
-
-    name = "fed"
-
-    def __init__(self, *pcm: F32, live: bool = True) -> None:
-        self.live = live
-        self.n_fed = 0
-        self._items: queue.Queue[Block | Device | Exception | None] = queue.Queue()
-        for sound in pcm:
-            self.hear(sound)
-
-    def hear(self, pcm: F32, *, lost: int = 0) -> None:
-        """Blocks of 20 ms, `lost` samples behind the last."""
-        self.n_fed += lost
-        for at in range(0, len(pcm), 320):
-            part = pcm[at : at + 320]
-            self.feed(Block(pcm=part, start=self.n_fed, heard_at=time.monotonic()))
-            self.n_fed += len(part)
-
-    def feed(self, *items: Block | Device | Exception | None) -> None:
-        for item in items:
-            self._items.put(item)
-
-    def read(self, timeout_s: float) -> list[Block | Device] | None:
-        try:
-            item = self._items.get(timeout=timeout_s)
-        except queue.Empty:
-            return []
-        if item is None:
-            self._items.put(None)
-            return None
-        if isinstance(item, Exception):
-            raise item
-        return [item]
-
-    def close(self) -> None:
-        self._items.put(None)
 
 
 def scene(*seconds: float, seed: int = 0, loud: float = 0.3) -> F32:
@@ -328,7 +277,7 @@ def test_stopping_at_any_step_leaves_no_trace(
         def counted(token: int) -> F32:
             if next(n_passes) == at:
                 if how == "barge in":
-                    source.hear(second)
+                    source.feed(second)
                 helpers.append(threading.Thread(target=stop))
                 helpers[-1].start()
             return step(token)
@@ -346,7 +295,7 @@ def test_stopping_at_any_step_leaves_no_trace(
             assert finals(one) == []
         else:
             if source.n_fed == len(first):
-                source.hear(second)
+                source.feed(second)
             source.feed(None)
             [next_final] = finals(one)
             assert next_final.ids == offline(
@@ -512,7 +461,7 @@ def test_an_answer_waits_for_its_consumer_and_sound_is_still_heard(tiny_engine: 
         for update in one:
             if isinstance(update, Piece):
                 break
-        source.hear(scene(0.1, 0.5, 0.5))
+        source.feed(scene(0.1, 0.5, 0.5))
         wait_for(lambda: one.heard_s == source.n_fed / S)
         source.feed(None)
         assert [final.turn for final in finals(one)] == [1, 2]
@@ -531,7 +480,8 @@ def test_lost_sound_ends_a_turn_and_everything_keeps_its_time(
     source = Fed(pcm[:cut_at])
     lost = Device(what="gap", at_s=cut_at / S, lost_s=n_lost / S)
     source.feed(lost)
-    source.hear(pcm[behind:], lost=n_lost)
+    source.lose(n_lost)
+    source.feed(pcm[behind:])
     source.feed(None)
     how = dataclasses.replace(HOW, barge_in=False, record=tmp_path / "heard.wav")
     updates = told(tiny_engine, source, how)
@@ -694,7 +644,7 @@ def test_who_speaks_up_ends_all_questions_of_the_turn(tiny_engine: Engine) -> No
         for update in one:
             if isinstance(update, Piece) and not given:
                 given.append(update)
-                source.hear(scene(0.05, 0.5, 0.5))
+                source.feed(scene(0.05, 0.5, 0.5))
                 wait_for(lambda: one._ears.has_start)
                 source.feed(None)
             if isinstance(update, Final):
@@ -865,10 +815,10 @@ def test_a_key_opens_and_closes_turns_from_another_thread(tiny_engine: Engine) -
                 (28_000, one.press),
                 (28_000, one.release),  # let go at once
             ):
-                source.hear(pcm[source.n_fed : at])
+                source.feed(pcm[source.n_fed : at])
                 wait_for(lambda until=at: one.heard_s == until / S)  # type: ignore[misc]
                 act()
-            source.hear(pcm[source.n_fed :])
+            source.feed(pcm[source.n_fed :])
             source.feed(None)
 
         thread = threading.Thread(target=talk)
@@ -935,7 +885,7 @@ def test_a_partial_gives_way_when_the_voice_pauses(
 
         def counted(token: int) -> F32:
             if next(n_steps) == 20:
-                source.hear(scene(0.6))
+                source.feed(scene(0.6))
                 wait_for(lambda: one._ears.has_marks)
                 source.feed(None)
             return step(token)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kokanee.benchmarks import live_fullsize, predict, roofline
+from kokanee.benchmarks import hops, live_fullsize, predict, roofline
 from kokanee.benchmarks.predict import (
     Known,
     calibrated,
@@ -183,16 +183,6 @@ def test_full_size_bytes_are_those_of_a_bundle() -> None:
     for stage in stages:
         name = "llm" if stage.name == "decode" else stage.name
         assert stage.work.bytes / 1e6 == pytest.approx(files[name], rel=0.01), name
-
-
-@pytest.mark.parametrize("size", ["7b", "13b"])
-def test_official_sizes_are_the_synthetic_checkpoints(size: str) -> None:
-    synthetic = pytest.importorskip("kokanee.benchmarks.synthetic").sizes(size)
-    ours = official("7b" if size == "7b" else "13b")
-    assert ours.speech_encoder == synthetic.whisper
-    assert ours.audio_encoder == synthetic.beats
-    assert ours.connector == synthetic.qformer
-    assert ours.llm == synthetic.llm
 
 
 # --- devices --------------------------------------------------------------------------------------
@@ -371,7 +361,7 @@ def test_a_stage_of_twice_the_work_takes_twice_as_long() -> None:
 # --- what is measured -----------------------------------------------------------------------------
 
 
-def a_sample(ms: float, *, n_computed: int, n_new: int) -> live_fullsize.Sample:
+def a_sample(ms: float, *, n_computed: int, n_new: int) -> hops.Sample:
     """One hop that took so long in every stage, and its end."""
     spent = dict.fromkeys((*STAGES, "prefill_audio"), ms)
     return {
@@ -395,7 +385,7 @@ def a_sample(ms: float, *, n_computed: int, n_new: int) -> live_fullsize.Sample:
 
 def test_the_least_and_the_median_of_what_was_measured() -> None:
     samples = [a_sample(ms, n_computed=3, n_new=1) for ms in (1.0, 2.0, 6.0)]
-    least, median = (live_fullsize.stages(samples, of) for of in (min, statistics.median))
+    least, median = (hops.stages(samples, of) for of in (min, statistics.median))
     assert least.costs().encode == ((0.34, 0.004), (0.68, 0.004))
     assert median.costs().encode == ((0.34, 0.008), (0.68, 0.008))
     # What settling computed is not known where something was in the cache before.
@@ -405,7 +395,7 @@ def test_the_least_and_the_median_of_what_was_measured() -> None:
 
 def test_windows_that_a_hop_prefills_again_are_those_that_are_not_new() -> None:
     samples = [a_sample(1.0, n_computed=n, n_new=2) for n in (2, 6)]
-    assert live_fullsize.rewritten(samples, n_queries=2) == 1
+    assert hops.rewritten(samples, n_queries=2) == 1
 
 
 def test_what_was_measured_once_is_not_measured_again(tmp_path: Path) -> None:
@@ -417,18 +407,18 @@ def test_what_was_measured_once_is_not_measured_again(tmp_path: Path) -> None:
 
 
 def test_pieces_are_cut_where_the_engine_cuts_them() -> None:
-    pcm = live_fullsize.voice(20)
+    pcm = hops.voice(20)
     assert len(pcm) == 20 * 16_000
-    ends = live_fullsize.cuts(pcm, POLICY, FAST)
+    ends = hops.cuts(pcm, POLICY, FAST)
     lengths = [b - a for a, b in itertools.pairwise((0.0, *ends))]
     assert len(ends) >= 3
     assert all(2.72 <= length <= 5.45 for length in lengths)
-    assert live_fullsize.cuts(pcm, POLICY, EXACT) == ()
+    assert hops.cuts(pcm, POLICY, EXACT) == ()
 
 
 def test_a_voice_is_heard_as_one_turn_with_its_end_at_the_end() -> None:
-    sound = live_fullsize.in_silence(live_fullsize.voice(2))
-    turn = live_fullsize.heard(sound, POLICY, FAST, EnergyVAD())
+    sound = hops.in_silence(hops.voice(2))
+    turn = hops.heard(sound, POLICY, FAST, EnergyVAD())
     assert [mark.what for mark in turn.marks][-1] == "end"
     assert turn.offset_s == pytest.approx(0.3 + 2, abs=0.25)
     assert 0.5 <= turn.marks[-1].at_s - turn.offset_s <= 0.56

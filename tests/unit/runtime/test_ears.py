@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+from fed import Fed, Loud
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from kokanee.runtime.ears import Ears, Stretch
 from kokanee.runtime.endpoint import End, Endpointer, Mark, Pause, Start, TurnDetection
 from kokanee.runtime.sources import Block, Playback, Source
 from kokanee.runtime.updates import Device
-from kokanee.runtime.vad import dbfs
 
 F32 = npt.NDArray[np.float32]
 
@@ -29,48 +28,6 @@ TURNS = TurnDetection(
     prefix_padding_ms=100, silence_duration_ms=300, suffix_padding_ms=100, min_speech_ms=96
 )
 KEYS = TurnDetection(push_to_talk=True, prefix_padding_ms=100)
-
-
-class Loud:
-    """Takes what is loud for a voice."""
-
-    def __call__(self, frame: F32) -> float:
-        return float(np.clip((dbfs(frame) + 26) / 17, 0, 1))
-
-    def reset(self) -> None:
-        pass
-
-
-class Fed:
-    """A source that a test feeds; None among the items is the end, an exception is raised."""
-
-    name = "fed"
-
-    def __init__(self, *items: Block | Device | Exception | None, live: bool = True) -> None:
-        self.live = live
-        self.n_closed = 0
-        self._items: queue.Queue[Block | Device | Exception | None] = queue.Queue()
-        self.feed(*items)
-
-    def feed(self, *items: Block | Device | Exception | None) -> None:
-        for item in items:
-            self._items.put(item)
-
-    def read(self, timeout_s: float) -> list[Block | Device] | None:
-        try:
-            item = self._items.get(timeout=timeout_s)
-        except queue.Empty:
-            return []
-        if item is None or self.n_closed:
-            self._items.put(None)
-            return None
-        if isinstance(item, Exception):
-            raise item
-        return [item]
-
-    def close(self) -> None:
-        self.n_closed += 1
-        self._items.put(None)
 
 
 def scene(*seconds: float) -> F32:
