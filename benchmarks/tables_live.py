@@ -158,8 +158,8 @@ def _attention(attention: dict[str, Any], soak: dict[str, Any]) -> str:
     rows += [
         (
             f"{day['hours']:.0f} h of sound at {day['times_real_time']:.0f} times real time:"
-            " growth of memory after the first hour, and of what is not mapped from the bundle",
-            f"{memory['rss_growth_mb']:.1f} MB, {memory['anon_growth_mb']:.1f} MB",
+            " growth of memory after the first hour",
+            f"{memory['rss_growth_mb']:.1f} MB",
         ),
         (
             f"word errors of {answers['clips']} clips in the first hour, and in the last",

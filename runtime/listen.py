@@ -329,4 +329,5 @@ def _summary(listener: Listener, source: Source) -> str:
         counters = source.counters
         lost_s += counters.gap_s
     lost = f"{lost_s:.2f} s lost" if lost_s else "nothing lost"
-    return f"heard {heard_s:.1f} s, {tally.turns} turns, {lost}; model busy {tally.busy_s:.1f} s"
+    turns = "1 turn" if tally.turns == 1 else f"{tally.turns} turns"
+    return f"heard {heard_s:.1f} s, {turns}, {lost}; model busy {tally.busy_s:.1f} s"

@@ -82,8 +82,9 @@ class Final:
     """A whole answer.
 
     `latencies_ms` holds, where they are known: "wait", from the end of the voice to the decision
-    that the turn is over; "compute", from there to the first piece; "first_token", their sum as it
-    passed on the clock; "answer", from the decision to the last piece.
+    that the turn is over; "compute", from there to the first piece; "first_token", their sum;
+    "answer", from the decision to the last piece; "settle", what settling the sound took, and
+    "settled_ahead", how much of that was done before the decision.
     """
 
     turn: int

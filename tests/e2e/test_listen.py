@@ -411,7 +411,7 @@ def test_a_file_gives_the_same_text_at_any_speed(run: Run, nano: Path) -> None:
     args = (nano, "--file", RECORDINGS / "speech.wav", "--ask", WRITE_DOWN)
     run(*args, "--plain")
     [line] = run.out.splitlines()
-    assert run.err.startswith("heard 2.2 s, 1 turns, nothing lost; model busy ")
+    assert run.err.startswith("heard 2.2 s, 1 turn, nothing lost; model busy ")
     assert (run.code, run.err.count("\n")) == (0, 1)
     begun = time.monotonic()
     [final] = run(*args, "--json", "--realtime").finals()
