@@ -360,8 +360,9 @@ def test_a_process_stopped_while_somebody_speaks_loses_nothing_uncounted(
     print(f"holes: {holes}")  # noqa: T201
     begin = place(said[:1600], heard)
     if not holes:
-        end = begin + len(said) - 2 * SAMPLE_RATE
-        assert np.array_equal(heard[begin:end], said[: end - begin])
+        n_there = len(heard) - begin  # it may have answered, and been stopped, soon after the voice
+        assert n_there > len(said) - 3 * SAMPLE_RATE  # all but the room behind the voice
+        assert np.array_equal(heard[begin : begin + len(said)], said[:n_there])
         return
     for at, n_lost in holes:
         assert not np.any(heard[at : at + n_lost])
