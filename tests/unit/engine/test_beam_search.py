@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,11 +43,11 @@ def log_probs(model: F32) -> F32:
 
 
 def score(table: F32, ids: list[int], length_penalty: float, n_steps: int) -> float:
-    """As the reference does; a text shorter than n_steps ends with EOS, whose probability counts."""
+    """As the reference does; a text shorter than n_steps ends with EOS, which counts as well."""
     total = sum(float(table[a, b]) for a, b in itertools.pairwise((BOS, *ids)))
     if len(ids) < n_steps:
         total += float(table[(BOS, *ids)[-1], EOS])
-    return total / (len(ids) + 1) ** length_penalty
+    return total / math.pow(len(ids) + 1, length_penalty)
 
 
 def all_texts(n_steps: int) -> Iterator[list[int]]:
