@@ -74,33 +74,79 @@ class LlamaCpp:
     """A GGUF file through llama.cpp's own C interface: no Python between two tokens but this."""
 
     def __init__(self, path: Path, name: str, *, threads: int, n_ctx: int = 512) -> None:
+        """Open it.
+
+        Raises:
+            RuntimeError: llama.cpp cannot read it, or has no memory for it; it does not say which.
+        """
         self.name, self._cpp = name, llama_cpp()
         cpp = self._cpp
-        model = cpp.llama_model_load_from_file(str(path).encode(), cpp.llama_model_default_params())
+        self.model = cpp.llama_model_load_from_file(
+            str(path).encode(), cpp.llama_model_default_params()
+        )
+        if not self.model:
+            raise RuntimeError(f"llama_model_load_from_file: {path} could not be loaded")
         params = cpp.llama_context_default_params()
-        params.n_ctx = n_ctx
+        params.n_ctx = params.n_batch = n_ctx
         params.n_threads = params.n_threads_batch = threads
-        self._context = cpp.llama_init_from_model(model, params)
-        self._n_vocab = cpp.llama_vocab_n_tokens(cpp.llama_model_get_vocab(model))
+        self.context = cpp.llama_init_from_model(self.model, params)
+        if not self.context:
+            raise RuntimeError(f"llama_init_from_model: {path} with {n_ctx} positions")
+        self._memory = cpp.llama_get_memory(self.context)
+        self._vocab = cpp.llama_model_get_vocab(self.model)
+        self._n_vocab = cpp.llama_vocab_n_tokens(self._vocab)
 
     def prefill(self, ids: Sequence[int]) -> None:
         """Forget everything, then take the prompt."""
-        self._cpp.llama_memory_clear(self._cpp.llama_get_memory(self._context), True)
-        self._append(ids)
+        self.trim(0)
+        self.append(ids)
 
     def step(self, token: int) -> int:
         """Append a token; the likeliest next one."""
-        self._append([token])
-        logits = self._cpp.llama_get_logits_ith(self._context, -1)
-        return int(np.ctypeslib.as_array(logits, (self._n_vocab,)).argmax())
+        self.append([token])
+        return self.likeliest()
 
-    def _append(self, ids: Sequence[int]) -> None:
+    @property
+    def length(self) -> int:
+        """Positions in the cache."""
+        return int(self._cpp.llama_memory_seq_pos_max(self._memory, 0)) + 1
+
+    def trim(self, length: int) -> None:
+        """Forget all positions behind so many."""
+        if not self._cpp.llama_memory_seq_rm(self._memory, 0, length, -1):
+            raise RuntimeError(f"llama_memory_seq_rm: from {length}")
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Take tokens behind what is there; the logits are those of the last."""
         tokens = (self._cpp.llama_token * len(ids))(*ids)
         status = self._cpp.llama_decode(
-            self._context, self._cpp.llama_batch_get_one(tokens, len(ids))
+            self.context, self._cpp.llama_batch_get_one(tokens, len(ids))
         )
         if status != 0:
             raise RuntimeError(f"llama_decode: {status}")
+
+    def likeliest(self) -> int:
+        """The token that the last logits are for."""
+        logits = self._cpp.llama_get_logits_ith(self.context, -1)
+        return int(np.ctypeslib.as_array(logits, (self._n_vocab,)).argmax())
+
+    def tokenise(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens are spelled out; no BOS."""
+        said = text.encode()
+        room = len(said) + 1
+        ids = (self._cpp.llama_token * room)()
+        n = self._cpp.llama_tokenize(self._vocab, said, len(said), ids, room, False, True)
+        return list(ids[:n])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; they may be a part of a character."""
+        room = ctypes.create_string_buffer(256)
+        n = self._cpp.llama_token_to_piece(self._vocab, token, room, len(room), 0, False)
+        return room.raw[: max(0, n)]
+
+    def ends(self, token: int) -> bool:
+        """Whether an answer is over with it."""
+        return bool(self._cpp.llama_vocab_is_eog(self._vocab, token))
 
 
 # llama.cpp keeps the callback's address: it must live as long as the module.

@@ -283,6 +283,48 @@ class Engine:
         )
 
 
+def open_decoder(
+    folder: str | Path,
+    *,
+    n_ctx: int,
+    device: Device = "cpu",
+    threads: int | None = None,
+    kv_cache: Cache = "auto",
+) -> Decoder:
+    """A bundle's language model alone, files unhashed: for measuring it.
+
+    Args:
+        folder: the bundle.
+        n_ctx: positions of its cache.
+        device: as for `Engine.open`.
+        threads: as for `Engine.open`.
+        kv_cache: as for `Engine.open`.
+
+    Raises:
+        ManifestError: the bundle is incomplete.
+        DeviceError: as `Engine.open`.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    check_sizes(folder, manifest)
+    on_cuda = _cuda_starts(folder, manifest, device)
+    kv_scales = None if on_cuda else _kv_scales(folder, manifest, kv_cache)
+    dims = manifest.dims
+    return Decoder(
+        open_graph(
+            folder / _file(manifest, "llm", on_cuda, kv_scales is not None),
+            device="cuda" if on_cuda else "cpu",
+            threads=threads,
+        ),
+        Embedding(folder, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model),
+        dims,
+        n_ctx=n_ctx,
+        lora_scale=manifest.lora.scale,
+        on_cuda=on_cuda,
+        kv_scales=kv_scales,
+    )
+
+
 def _hashed(folder: Path, manifest: Manifest) -> float:
     """Check every file's hash; milliseconds that it took."""
     started = time.perf_counter()

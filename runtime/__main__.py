@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "Show what is in a bundle.",
     "trace": "Write down every array between samples and answer.",
     "eval": "Measure how well a bundle hears.",
+    "bench": "Measure latency, memory and quality, beside alternatives.",
     "doctor": "Say what is installed, what is missing and what mends it.",
 }
 

@@ -1,29 +1,25 @@
 """`kokanee eval`: held-out recordings through a bundle, and what it makes of them."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kokanee.benchmarks import heldout, quality
-from kokanee.engine import Engine, Session
+from kokanee.benchmarks import hearing_quality, heldout, quality
+from kokanee.engine import Engine
 from kokanee.engine.engine import Cache, Device
 from kokanee.engine.manifest import FILE_NAME
 from kokanee.export.nano import default_cache
 
 from . import options
 from .bundle import find_bundle
-
-MAX_NEW_TOKENS = 64  # the longest sentence of the set has 60
 
 
 @click.command()
@@ -60,7 +56,7 @@ def command(
     Recordings that nano was not trained on are fetched as Debian packages (apt-get, dpkg-deb); the
     extra [bench] is needed. An interrupted run goes on where it was.
     """
-    _need_bench()
+    need_bench()
     folder = find_bundle(bundle, cache_dir=cache_dir)
     cache = cache_dir or default_cache()
     digest = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()[:12]
@@ -68,7 +64,7 @@ def command(
     if fresh:
         log.unlink(missing_ok=True)
     data = data or cache / "heldout"
-    _fetch(data)
+    fetch_heldout(data)
     clips = quality.chosen(heldout.clips(data), limit)
     started = time.perf_counter()
     columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -80,7 +76,7 @@ def command(
         options.say_notes(engine)
         shown = bar.add_task("")
         rows = quality.ask_all(
-            lambda pcm, questions: _answers(session, pcm, questions),
+            lambda pcm, questions: hearing_quality.answers(session, pcm, questions),
             clips,
             log,
             progress=lambda n, total: bar.update(shown, completed=n, total=total),
@@ -98,18 +94,14 @@ def command(
     click.echo(json.dumps(result))
 
 
-def _fetch(data: Path) -> None:
+def fetch_heldout(data: Path) -> None:
+    """The held-out recordings, if they are not there yet."""
     try:
         heldout.fetch(data)
     except FileNotFoundError as error:
         raise click.ClickException(f"{error.filename} is needed to fetch recordings") from None
     except (subprocess.CalledProcessError, RuntimeError) as error:
         raise click.ClickException(f"recordings could not be fetched: {error}") from None
-
-
-def _answers(session: Session, pcm: npt.NDArray[np.float32], questions: Sequence[str]) -> list[str]:
-    session.hear(pcm)
-    return [session.ask(q, max_new_tokens=MAX_NEW_TOKENS).text() for q in questions]
 
 
 def _print(result: dict[str, object]) -> None:
@@ -131,11 +123,8 @@ def _print(result: dict[str, object]) -> None:
         console.print(f"sounds right: {each}", highlight=False)
 
 
-def _need_bench() -> None:
-    try:
-        import av  # noqa: F401
-        import jiwer  # noqa: F401
-    except ImportError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; pip install 'kokanee[bench]'"
-        ) from None
+def need_bench(*names: str) -> None:
+    """Makes sure that modules of the extra [bench] are there."""
+    for name in names or ("av", "jiwer"):
+        if importlib.util.find_spec(name) is None:
+            raise click.ClickException(f"{name} is not installed; pip install 'kokanee[bench]'")

@@ -4,6 +4,7 @@
       role          what is timed        answers   a sound and a question in, text out
                                          encodes   a sound in, soft tokens (or features) out
                                          decodes   token ids in, the next one out
+                        opens     one graph, to see what it adds to memory (ours alone)
     Worker          the process that holds one contender in one role     worker.py
 
 A contender whose packages are missing is skipped by name and says how to install them. Nothing is
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
-Role = Literal["answers", "encodes", "decodes"]
+Role = Literal["answers", "encodes", "decodes", "opens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,22 @@ class Contender:
         """Of the packages it needs."""
         return {p: importlib.metadata.version(p) for p in self.packages if _installed(p)}
 
+    def prepare(self, role: Role, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Fetch and make the files it reads; the spec with where they are. Not part of opening.
+
+        Raises:
+            ImportError: a package is missing after all.
+            UnavailableError: it cannot do this, and why.
+            KokaneeError: a file could not be had.
+        """
+        module = importlib.import_module(f".{self.module}", __package__)
+        files = module.prepare(role, spec) if hasattr(module, "prepare") else {}
+        return {**spec, **files}
+
     def open(self, role: Role, spec: Mapping[str, Any]) -> Any:
         """Load it; what comes back has the role's methods.
+
+        Where it has `facts`, they say what exactly it is: model, n_bytes of its files, and a note.
 
         Raises:
             ImportError: a package is missing after all.
@@ -110,7 +125,7 @@ CONTENDERS = {
         Contender(
             name=KOKANEE,
             module="ours",
-            roles=("answers", "encodes", "decodes"),
+            roles=("answers", "encodes", "decodes", "opens"),
             packages=("onnxruntime",),
             install=None,
             says="this engine and the bundle that is measured",

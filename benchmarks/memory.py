@@ -1,0 +1,209 @@
+"""What has to be in memory: steady and at most, by part, over time, and what the cache takes.
+
+    rss_steady   resident when a contender is open and has answered once
+    rss_peak     most that was ever resident, opening included
+    ready        seconds until it could be asked
+    part_rss     what opening one graph alone adds to a process, its weights included
+    kv_bytes     of the cache by positions: exact, from the arrays themselves
+    rss          over time, sampled every 10 ms from outside
+
+Every contender is a process of its own, started anew for every repeat. Resident memory counts what
+is mapped from files and shared; it is what the system's monitor shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from kokanee.engine.kv_cache import KVCache
+from kokanee.engine.manifest import GRAPHS, Manifest, read_manifest
+
+from .contenders import KOKANEE
+from .contenders.worker import Worker, WorkerError
+from .field import QUESTION, Field, Setup, sound
+from .machine import gpu
+from .record import Count, Label, Mark, Measure, Part, Series
+
+SECONDS = 10.0  # of the sound that is answered
+MAX_NEW_TOKENS = 32
+CONTEXTS = (512, 2048, 4096)  # positions
+EVERY_S = 0.01
+
+
+def measure(setup: Setup) -> Part:
+    """Start, ask, ask again; every contender anew every round."""
+    started = time.perf_counter()
+    samples: dict[tuple[str, str], list[float]] = defaultdict(list)
+    series: list[Series] = []
+    pcm = sound(SECONDS)
+    with Field(setup, "answers", {}, "memory", anew=True) as field:
+        for index, worker in field.turns():
+            try:
+                over_time, marks = [], []
+                with Sampler(worker.pid) as sampler:
+                    marks.append(Mark(t_s=0.0, what="open, nothing heard"))
+                    time.sleep(0.2)
+                    marks.append(Mark(t_s=sampler.now(), what="asked"))
+                    worker.answer(pcm, QUESTION, max_new_tokens=MAX_NEW_TOKENS)
+                    marks.append(Mark(t_s=sampler.now(), what="asked again"))
+                    worker.answer(pcm, QUESTION, max_new_tokens=MAX_NEW_TOKENS)
+                    marks.append(Mark(t_s=sampler.now(), what="done"))
+                    time.sleep(0.2)
+                    over_time = sampler.samples
+                memory = worker.memory_mb()
+            except WorkerError as error:
+                if worker.name == KOKANEE:
+                    raise
+                field.drop(worker.name, str(error))
+                continue
+            if index < 0:
+                continue
+            samples[worker.name, "rss_steady"].append(memory["rss"])
+            samples[worker.name, "rss_peak"].append(memory["peak"])
+            samples[worker.name, "anonymous"].append(memory["anonymous"])
+            samples[worker.name, "ready"].append(worker.hello["ready_s"])
+            if index == setup.rounds - 1:
+                series.append(
+                    Series(
+                        name="rss",
+                        unit="MB",
+                        of={"contender": worker.name},
+                        t_s=tuple(round(t, 3) for t, _ in over_time),
+                        values=tuple(round(mb, 1) for _, mb in over_time),
+                        marks=tuple(marks),
+                    )
+                )
+        parts = list(_part_rss(setup, field))
+        noise_of = field.watch
+    measures = [
+        Measure(
+            name=what,
+            unit="s" if what == "ready" else "MB",
+            of={"contender": name},
+            samples=tuple(values),
+        )
+        for (name, what), values in samples.items()
+    ]
+    return Part(
+        name="memory",
+        seconds=time.perf_counter() - started,
+        settings=setup.settings(seconds=SECONDS, contexts=list(CONTEXTS))
+        | {"contenders": field.facts},
+        noise=noise_of.noise(),
+        measures=(*measures, *parts, *_device(setup)),
+        counts=tuple(counts(setup.bundle)),
+        series=tuple(series),
+        skipped=tuple(field.skipped),
+    )
+
+
+def counts(folder: Path) -> Iterator[Count]:
+    """What is the same on every machine: bytes of files and caches."""
+    manifest = read_manifest(folder)
+    files = {name: f.n_bytes for name, f in manifest.files.items()}
+    yield Count(name="bytes", unit="B", value=sum(files.values()), of={"part": "whole"})
+    for name in GRAPHS:
+        if f"{name}.bin" in files:
+            yield Count(name="bytes", unit="B", value=files[f"{name}.bin"], of={"part": name})
+    caches = ["float32"] + ["int8"] * (manifest.int8_cache is not None)
+    for cache, n_ctx in itertools.product(caches, (1, *CONTEXTS)):
+        if n_ctx <= manifest.dims.n_positions:
+            of: dict[str, Label] = {"cache": cache, "positions": n_ctx}
+            yield Count(name="kv_bytes", unit="B", value=kv_bytes(manifest, cache, n_ctx), of=of)
+
+
+def kv_bytes(manifest: Manifest, cache: str, n_ctx: int) -> int:
+    """Of the arrays that a session of so many positions allocates."""
+    dims = manifest.dims
+    return KVCache(
+        n_layers=dims.n_layers,
+        n_kv_heads=dims.n_kv_heads,
+        n_ctx=n_ctx,
+        d_head=dims.d_head,
+        dtype=np.dtype(np.int8 if cache == "int8" else np.float32),
+    ).n_bytes
+
+
+class Sampler:
+    """Resident memory of a process over time, looked at from outside."""
+
+    def __init__(self, pid: int) -> None:
+        self.samples: list[tuple[float, float]] = []  # seconds since entering, MB
+        self._pid = pid
+        self._started = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        """Begin."""
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join()
+
+    def now(self) -> float:
+        """Seconds since entering."""
+        return round(time.monotonic() - self._started, 3)
+
+    def _run(self) -> None:
+        import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+
+        process = psutil.Process(self._pid)
+        while True:
+            try:
+                self.samples.append((self.now(), process.memory_info().rss / 1e6))
+            except psutil.NoSuchProcess:
+                return
+            if self._stop.wait(EVERY_S):
+                return
+
+
+# --- by part --------------------------------------------------------------------------------------
+
+
+def _part_rss(setup: Setup, field: Field) -> Iterator[Measure]:
+    """Every graph alone, in a process that has imported what opens it and nothing more."""
+    manifest = setup.manifest()
+    for name in GRAPHS:
+        file = manifest.graphs[name].file
+        if name == "llm" and manifest.int8_cache is not None and setup.kv_cache != "float32":
+            file = manifest.int8_cache.graph
+        samples = []
+        for i in range(setup.rounds):
+            setup.progress(f"memory: {name} alone", i, setup.rounds)
+            field.watch.control()
+            spec = {"file": str(setup.bundle / file), "threads": setup.threads}
+            with Worker.start(KOKANEE, "opens", spec | {"arena": name == "llm"}) as worker:
+                samples.append(worker.hello["facts"]["added_mb"])
+        setup.progress(f"memory: {name} alone", setup.rounds, setup.rounds)
+        yield Measure(name="part_rss", unit="MB", of={"part": name}, samples=tuple(samples))
+
+
+def _device(setup: Setup) -> Iterator[Measure]:
+    """Memory of the GPU that opening and answering takes, as NVML tells it."""
+    before = gpu()
+    if setup.device != "cuda" or before is None:
+        return
+    with Worker.start(KOKANEE, "answers", setup.spec()) as worker:
+        worker.answer(sound(SECONDS), QUESTION, max_new_tokens=MAX_NEW_TOKENS)
+        after: dict[str, Any] = gpu() or before
+    taken = 1e3 * (after["used_gb"] - before["used_gb"])
+    yield Measure(name="device_used", unit="MB", of={"contender": KOKANEE}, samples=(taken,))
