@@ -168,11 +168,10 @@ class Field:
         total = self.setup.rounds + self.setup.warmup
         for i in range(total):
             self.watch.control()
-            for turn in range(len(self._names)):
-                names = self._names
-                if not names:
-                    return
-                name = names[(i + turn) % len(names)]
+            at = i % max(1, len(self._names))
+            for name in (*self._names[at:], *self._names[:at]):
+                if name not in self._names:  # dropped in this round
+                    continue
                 self.setup.progress(f"{self.what}: {name}", i, total)
                 worker = self._alive.get(name) or self._start(name)
                 if worker is None:

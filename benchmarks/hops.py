@@ -31,7 +31,7 @@ from kokanee.runtime.sources import Playback
 from kokanee.runtime.updates import Final
 from kokanee.runtime.vad import VoiceDetector
 
-from .ask import RECORDING
+from .field import RECORDING
 from .replay import BLOCK_S, Costs, Mark, Turn
 
 F32 = npt.NDArray[np.float32]

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from .contenders import KOKANEE
 from .contenders.worker import WorkerError
 from .field import Field, Setup
 from .record import Label, Measure, Part
+
+T = TypeVar("T")
 
 DEPTHS = (64, 512, 1900)
 N_STEPS = 32
@@ -25,6 +28,8 @@ _SLACK = 8
 def decode(setup: Setup, *, depths: Sequence[int] = DEPTHS, n_steps: int = N_STEPS) -> Part:
     """Steps of one token."""
     started = time.perf_counter()
+    room = setup.manifest().dims.n_positions - n_steps - _SLACK
+    depths, notes = _fitting(depths, {depth: depth for depth in depths}, room)
     steps: dict[tuple[str, int], list[float]] = defaultdict(list)
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)
     spec = {"n_ctx": max(depths) + n_steps + _SLACK}
@@ -60,12 +65,15 @@ def decode(setup: Setup, *, depths: Sequence[int] = DEPTHS, n_steps: int = N_STE
         noise=field.watch.noise(),
         measures=tuple(measures),
         skipped=tuple(field.skipped),
+        notes=notes,
     )
 
 
 def prefill(setup: Setup, *, prefills: Sequence[tuple[int, int]] = PREFILLS) -> Part:
     """Many positions at once, and the logits of the last."""
     started = time.perf_counter()
+    room = setup.manifest().dims.n_positions - _SLACK
+    prefills, notes = _fitting(prefills, {p: sum(p) for p in prefills}, room)
     times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     spec = {"n_ctx": max(n + depth for n, depth in prefills) + _SLACK}
     with Field(setup, "decodes", spec, "prefill") as field:
@@ -99,4 +107,21 @@ def prefill(setup: Setup, *, prefills: Sequence[tuple[int, int]] = PREFILLS) -> 
         noise=field.watch.noise(),
         measures=tuple(measures),
         skipped=tuple(field.skipped),
+        notes=notes,
     )
+
+
+def _fitting(
+    wanted: Sequence[T], needs: Mapping[T, int], room: int
+) -> tuple[list[T], tuple[str, ...]]:
+    """Those that the model has positions for; what is said of the others.
+
+    Raises:
+        ValueError: it has for none.
+    """
+    fit = [one for one in wanted if needs[one] <= room]
+    if not fit:
+        raise ValueError(f"expected at most {room} positions, got {', '.join(map(str, wanted))}")
+    left_out = [str(one) for one in wanted if one not in fit]
+    notes = (f"left out, more than the model's positions: {', '.join(left_out)}",)
+    return fit, notes if left_out else ()

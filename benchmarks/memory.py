@@ -13,29 +13,24 @@ is mapped from files and shared; it is what the system's monitor shows.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-from kokanee.engine.kv_cache import KVCache
-from kokanee.engine.manifest import GRAPHS, Manifest, read_manifest
+from kokanee.engine.manifest import GRAPHS
 
 from .contenders import KOKANEE
 from .contenders.worker import Worker, WorkerError
+from .counts import CONTEXTS, counts
 from .field import QUESTION, Field, Setup, sound
 from .machine import gpu
-from .record import Count, Label, Mark, Measure, Part, Series
+from .record import Mark, Measure, Part, Series
 
 SECONDS = 10.0  # of the sound that is answered
 MAX_NEW_TOKENS = 32
-CONTEXTS = (512, 2048, 4096)  # positions
 EVERY_S = 0.01
 
 
@@ -104,33 +99,6 @@ def measure(setup: Setup) -> Part:
         series=tuple(series),
         skipped=tuple(field.skipped),
     )
-
-
-def counts(folder: Path) -> Iterator[Count]:
-    """What is the same on every machine: bytes of files and caches."""
-    manifest = read_manifest(folder)
-    files = {name: f.n_bytes for name, f in manifest.files.items()}
-    yield Count(name="bytes", unit="B", value=sum(files.values()), of={"part": "whole"})
-    for name in GRAPHS:
-        if f"{name}.bin" in files:
-            yield Count(name="bytes", unit="B", value=files[f"{name}.bin"], of={"part": name})
-    caches = ["float32"] + ["int8"] * (manifest.int8_cache is not None)
-    for cache, n_ctx in itertools.product(caches, (1, *CONTEXTS)):
-        if n_ctx <= manifest.dims.n_positions:
-            of: dict[str, Label] = {"cache": cache, "positions": n_ctx}
-            yield Count(name="kv_bytes", unit="B", value=kv_bytes(manifest, cache, n_ctx), of=of)
-
-
-def kv_bytes(manifest: Manifest, cache: str, n_ctx: int) -> int:
-    """Of the arrays that a session of so many positions allocates."""
-    dims = manifest.dims
-    return KVCache(
-        n_layers=dims.n_layers,
-        n_kv_heads=dims.n_kv_heads,
-        n_ctx=n_ctx,
-        d_head=dims.d_head,
-        dtype=np.dtype(np.int8 if cache == "int8" else np.float32),
-    ).n_bytes
 
 
 class Sampler:

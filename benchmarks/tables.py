@@ -1,313 +1,350 @@
-"""`benchmarks/results/*.json` -> the figures in the README, so that no number is typed by hand.
+"""Recorded results -> the figures in the documents, so that no number is typed by hand.
 
-    python -m kokanee.benchmarks.tables README.md      # rewrites what stands between the markers
+    python -m kokanee.benchmarks.tables README.md docs/benchmarks.md
 
-A test holds the README equal to what this makes.
+rewrites what stands between the markers of each; a test holds the documents equal to what this
+makes. The README's figures are those of two records of `kokanee bench`, which `kokanee bench
+reproduce` makes again.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from .tables_live import live
-from .tables_live import table as _table
+from .confidence import Ratio, ratio
+from .contenders import KOKANEE
+from .record import Label, Measure, Part, Record, read
+from .tables_further import further, table
 
-ENCODERS = ("speech_encoder", "audio_encoder", "connector")
 RESULTS = Path(__file__).parent / "results"
-BEGIN, END = "<!-- figures: python -m kokanee.benchmarks.tables README.md -->", "<!-- /figures -->"
+BEGIN, END = "<!-- figures: python -m kokanee.benchmarks.tables {} -->", "<!-- /figures -->"
+
+CASCADE, LLAMA = "cascade", "llama.cpp"
+HEARD_S = 10.0  # the clip whose stages are shown
 
 
-def figures(results: Path = RESULTS) -> str:
-    """The markdown between the markers."""
-    read = {path.stem: json.loads(path.read_text("utf-8")) for path in results.glob("*.json")}
-    quality, ask, decode = (read[f"{name}_nano"] for name in ("quality", "ask", "decode"))
-    full = [read[f"fullsize_{size}"] for size in ("7b", "13b")]
+def figures(results: Path) -> str:
+    """The README's."""
+    nano, large = read(results / "nano.json"), read(results / "salmonn_7b.json")
     return "\n\n".join(
         [
-            _quality(quality),
-            live(read),
-            *(_ask(ask), _decode(decode)),
-            _schemes(read["schemes_nano"], quality),
-            _shapes({size: read[f"shapes_{size}"] for size in ("1b", "7b")}),
-            *(_fullsize(full, read["fullsize_7b_int8_cache"]), _encode(read["encode_large"])),
+            _beside_the_cascade(nano),
+            _live(nano),
+            _answer(nano),
+            _llm(nano),
+            _memory(nano),
+            _full_size(large),
+            _trust(nano),
         ]
     )
 
 
-def rewritten(text: str, results: Path = RESULTS) -> str:
-    """`text` with fresh figures between its markers.
+DOCUMENTS: dict[str, Callable[[Path], str]] = {
+    "README.md": figures,
+    "docs/benchmarks.md": further,
+}
+
+
+def rewritten(text: str, name: str, results: Path = RESULTS) -> str:
+    """A document's text with fresh figures between its markers.
+
+    Args:
+        text: of the document.
+        name: in DOCUMENTS.
+        results: folder of the records.
 
     Raises:
         ValueError: a marker is missing.
     """
-    before, begin, rest = text.partition(BEGIN)
+    opens = BEGIN.format(name)
+    before, begin, rest = text.partition(opens)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"expected the markers {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{figures(results)}\n\n{END}{after}"
+        raise ValueError(f"{name}: expected the markers {opens} and {END}")
+    return f"{before}{begin}\n\n{DOCUMENTS[name](results)}\n\n{END}{after}"
 
 
-def _quality(quality: dict[str, Any]) -> str:
-    four, full = (quality[name]["scores"] for name in ("int4", "float"))
-    words = four["words"]
-    rows = [
-        (
-            "words said (word error rate, lower is better)",
-            words["n"],
-            f"**{words['wer']:.1%}**",
-            f"{full['words']['wer']:.1%}",
-            f"{words['majority_wer']:.0%}",
-        )
-    ]
-    for name, label in (
-        ("sound", "which sound, of {n} classes"),
-        ("kind", "speech, music or sound"),
+# --- nano -----------------------------------------------------------------------------------------
+
+
+def _beside_the_cascade(record: Record) -> str:
+    """Ours and faster-whisper with llama.cpp, the same recordings, the same run."""
+    stream, memory, quality = (record.part(n) for n in ("stream", "memory", "quality"))
+    offline = record.part("offline")
+    of = {"mode": "offline", "length": "all"}
+    theirs = stream.find("compute", contender=CASCADE, **of)
+    live = stream.find("compute", contender=KOKANEE, mode="fast", length="all")
+    rows: list[tuple[str, ...]] = []
+
+    def add(what: str, ours: Measure, other: Measure, *, paired: bool) -> None:
+        found = ratio(ours.samples, other.samples, paired=paired)
+        rows.append((what, _value(ours), _value(other), _times(found)))
+
+    add("a turn is over: until the first token, live", live, theirs, paired=False)
+    add(
+        "the same, all of it after the turn",
+        stream.find("compute", contender=KOKANEE, **of),
+        theirs,
+        paired=True,
+    )
+    for seconds in (3.0, HEARD_S):
+        for name, what in (("first_token", "first token"), ("total", "whole answer")):
+            add(
+                f"a clip of {seconds:g} s: {what}",
+                offline.find(name, contender=KOKANEE, seconds=seconds),
+                offline.find(name, contender=CASCADE, seconds=seconds),
+                paired=True,
+            )
+    add(
+        "peak memory",
+        memory.find("rss_peak", contender=KOKANEE),
+        memory.find("rss_peak", contender=CASCADE),
+        paired=True,
+    )
+    words = [quality.count("word_error_rate", contender=name) for name in (KOKANEE, CASCADE)]
+    rows.append(("word error rate", *(f"{w:.1%}" for w in words), ""))
+    sounds = quality.count("sound_accuracy", contender=KOKANEE)
+    kinds = quality.count("kind_accuracy", contender=KOKANEE)
+    n_classes = quality.count("sound_classes")
+    rows.append((f"which sound, of {n_classes:g} classes", f"{sounds:.1%}", "cannot", ""))
+    rows.append(("speech, music or sound", f"{kinds:.1%}", "cannot", ""))
+    turns = stream.find("turn", contender=CASCADE, **of).statistics
+    clips = quality.count("words_clips"), quality.count("sound_clips")
+    versions = stream.settings["contenders"][CASCADE]["versions"]
+    return (
+        "### Beside the cascade\n\n"
+        + table("| | Kokanee, nano | cascade | ours / theirs |", list(rows))
+        + "\n\nThe cascade is what people build today: "
+        + " and ".join(f"{name} {version}" for name, version in versions.items())
+        + f", Whisper base int8, SmolLM2-135M Q4_0. Medians over {turns.n} turns of"
+        f" {turns.least:.0f} to {turns.most:.0f} s; words on {clips[0]:g} held-out phrases, sounds"
+        f" on {clips[1]:g} clips; in brackets where the ratio lies at 95 %. Nano answers from"
+        " sound, so it hears sounds too; it writes words down far worse."
+        f" `{record.command}`"
+    )
+
+
+def _live(record: Record) -> str:
+    """End of speech to first token."""
+    stream = record.part("stream")
+    rows: list[tuple[str, ...]] = []
+    for contender, mode, what in (
+        (KOKANEE, "fast", "live, fast"),
+        (KOKANEE, "exact", "live, exact"),
+        (KOKANEE, "offline", "offline"),
+        (CASCADE, "offline", "cascade"),
     ):
-        rows.append(
-            (
-                label.format(n=four[name]["n_classes"]),
-                four[name]["n"],
-                f"**{four[name]['top1']:.1%}**",
-                f"{full[name]['top1']:.1%}",
-                f"{four[name]['majority']:.1%}",
-            )
+        of = {"contender": contender, "mode": mode}
+        cells = []
+        for length in ("all", "short", "long"):
+            s = stream.find("compute", length=length, **of).statistics
+            cells += [f"{s.p50:.0f}", f"{s.p95:.0f}"]
+        whole = stream.find("first_token", length="all", **of).statistics
+        rows.append((what, f"{whole.p50:.0f}", f"{whole.p95:.0f}", *cells))
+    n = {
+        length: stream.find("turn", contender=KOKANEE, mode="exact", length=length).statistics.n
+        for length in ("all", "short", "long")
+    }
+    head = (
+        "| milliseconds | end of speech to first token, p50 | p95 | compute, p50 | p95"
+        f" | of {n['short']} below 3 s | p95 | of {n['long']} of 12 s and more | p95 |"
+    )
+    return (
+        "### How soon a live answer begins\n\n"
+        + table(head, list(rows))
+        + f"\n\n{n['all']} turns in real time, 0.5 s of silence included in the first two columns;"
+        " compute is what comes after it. `kokanee bench stream --against cascade`"
+    )
+
+
+def _answer(record: Record) -> str:
+    """What an answer costs, by stage."""
+    offline = record.part("offline")
+    lengths = sorted({float(m.of["seconds"]) for m in offline.measures if m.name == "first_token"})
+    stages = list(
+        dict.fromkeys(
+            str(m.of["stage"])
+            for m in offline.measures
+            if m.name == "stage" and m.of["contender"] == KOKANEE
         )
-    balanced = [quality[name]["scores"]["kind"]["balanced"] for name in ("int4", "float")]
-    rows.append(
-        (
-            "the same, each of the three counting alike",
-            four["kind"]["n"],
-            f"**{balanced[0]:.1%}**",
-            f"{balanced[1]:.1%}",
-            "33.3%",
-        )
     )
-    head = "| recordings nano was not trained on | clips | int4 | float LLM | constant answer |"
-    return (
-        "### What nano hears\n\n"
-        f"{_table(head, rows)}\n\n"
-        "`kokanee eval nano`, and `kokanee eval FOLDER` on a bundle built with `--llm-quant none`."
-    )
-
-
-def _ask(ask: dict[str, Any]) -> str:
-    stages = ask["timings_ms"]
-    shown = ("verify", "load", "features", "speech_encoder", "audio_encoder", "connector")
-    cells = [f"{name.replace('_', ' ')} {stages[name]['median']:.0f}" for name in shown]
-    cells += [
-        f"{n.replace('_', ' ')} {stages[n]['median']:.0f}" for n in ("prefill_audio", "decode")
-    ]
-    wall, memory = ask["wall_s"], ask["memory_mb"]
-    machine = ask["machine"]
-    return (
-        f"### What an answer costs\n\n"
-        f"`kokanee ask` on a {ask['seconds']:g} s clip, a new process each time,"
-        f" {len(ask['samples'])} runs on {machine['n_cpus']} cores of an {machine['cpu']}"
-        f" (shared, so an upper bound): **{wall['median']:.1f} s** from Return to the last word"
-        f" ({wall['min']:.1f} to {wall['max']:.1f}), peak memory **{memory['median']:.0f} MB**,"
-        f" bundle {ask['bundle_mb']:.0f} MB.\n\n"
-        f"Median milliseconds: {', '.join(cells)}. `{ask['command']}`"
-    )
-
-
-def _decode(decode: dict[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            f"{row['prefill']['median']:.0f}",
-            f"{row['decode']['median']:.0f}",
-            f"{row['prefill']['kokanee_ratio']:.2f}",
-            f"{row['decode']['kokanee_ratio']:.2f}",
-        )
-        for name, row in decode["results"].items()
-    ]
-    head = "| SmolLM2-135M, tokens/s | prefill | decode | ours / theirs, prefill | decode |"
-    return (
-        "### The language model beside llama.cpp\n\n"
-        f"{_table(head, rows)}\n\n"
-        f"{decode['threads']} threads, {decode['n_prompt']} tokens of prompt, {decode['n_tokens']}"
-        f" decoded, {decode['rounds']} interleaved rounds in one process; trust the ratios, the"
-        " machine was shared. `python -m kokanee.benchmarks.decode`"
-    )
-
-
-def _fullsize(sizes: list[dict[str, Any]], with_receipt: dict[str, Any]) -> str:
-    def median(size: dict[str, Any], stage: str) -> float:
-        return float(size["ask"]["timings_ms"][stage]["median"]) / 1e3
-
-    rows: list[tuple[Any, ...]] = [
-        ("build from float16 shards", *(f"{s['build']['wall_s']:.0f} s" for s in sizes)),
-        ("peak memory of the build", *(_gb(s["build"]["peak_rss_mb"]) for s in sizes)),
-        ("bundle", *(_gb(s["bundle_mb"]) for s in sizes)),
-        ("verify and open", *(f"{_opened(s):.1f} s" for s in sizes)),
-        (
-            "encode 30 s of sound",
-            *(f"{sum(median(s, x) for x in ENCODERS):.1f} s" for s in sizes),
-        ),
-    ]
-    for what in ("prefill", "decode"):
-        speeds = [s["ask"][f"{what}_tokens_per_s"]["median"] for s in sizes]
-        rows.append((f"{what}, tokens/s", *(f"**{speed:.1f}**" for speed in speeds)))
-    peaks = [s["ask"] for s in sizes]
-    rows.append(("peak memory of an answer", *(_gb(p["peak_rss_mb"]["median"]) for p in peaks)))
-    rows.append(
-        ("the same to the bundle's size", *(f"{p['peak_rss_to_bundle']:.2f}" for p in peaks))
-    )
-    for kind in ("float32", "float16"):
-        whole = []
-        for size in sizes:
-            caches = {k: v for k, v in size["budget"]["whole_mb"].items() if k.startswith(kind)}
-            name = max(caches, key=lambda k: caches[k])
-            whole.append(f"{_gb(caches[name])} ({name.partition(', ')[2]})")
-        rows.append((f"budget with the whole {kind} cache", *whole))
-    rows.append(("positions of a float32 cache in the class", *(_fitting(s) for s in sizes)))
-    machine = sizes[0]["machine"]
-    busy, built = with_receipt["ask"], with_receipt["build"]
-    head = "| synthetic SALMONN, int4, encoders int8 | 7B | 13B |"
-    return (
-        "### SALMONN at full size\n\n"
-        f"{_table(head, rows)}\n\n"
-        f"Official names, shapes and shards, random weights, on {machine['n_cpus']} cores of an"
-        f" {machine['cpu']} with {', '.join(machine['instructions'])}; float32 cache, built"
-        " without a receipt. With the int8 cache and a receipt, on a busier machine (half as fast"
-        f" throughout): build {built['wall_s']:.0f} s and"
-        f" {_gb(built['peak_rss_mb'])}, answer {_gb(busy['peak_rss_mb']['median'])},"
-        f" {busy['peak_rss_to_bundle']:.2f} times the bundle (7B)."
-        f" `{sizes[0]['command'].replace('7b', '7b|13b')}`"
-    )
-
-
-def _opened(size: dict[str, Any]) -> float:
-    """Seconds; older records hashed first and opened then."""
-    stages = size["ask"]["timings_ms"]
-    hashed = 0.0 if size.get("hashes_beside") else stages["verify"]["median"]
-    return float(stages["load"]["median"] + hashed) / 1e3
-
-
-def _fitting(size: dict[str, Any]) -> str:
-    """How long a float32 cache may be in 8 GB (7B) or 12 GB (13B), as the CPU has it."""
-    budget = size["budget"]
-    name = next(k for k in budget["cache_mb"] if k.startswith("float32, 2048"))
-    position_mb = budget["cache_mb"][name] / 2048
-    free = size["class_gb"] * 1e3 - (budget["whole_mb"][name] - budget["cache_mb"][name])
-    return f"{free / position_mb:.0f} in {size['class_gb']} GB"
-
-
-def _gb(mb: float) -> str:
-    return f"{mb / 1e3:.1f} GB"
-
-
-def _encode(encode: dict[str, Any]) -> str:
-    names = {"PyTorch": "PyTorch, float32", "none": "float32", "fp16": "stored as float16"}
-    rows = [
-        (
-            names.get(name, name),
-            f"{row['seconds']['median']:.1f} s",
-            f"{row['faster_than_pytorch']['median']:.1f}",
-            f"{row['relative_error']:.1e}",
-            f"{row['least_cosine']:.5f}",
-        )
-        for name, row in encode["results"].items()
-    ]
-    head = "| 30 s of sound to soft tokens | time | x PyTorch | relative error | least cosine |"
-    return (
-        "### Encoders beside the reference's PyTorch modules\n\n"
-        f"{_table(head, rows)}\n\n"
-        f"Whisper-large-v2 and BEATs sizes, random weights, {encode['threads']} threads,"
-        f" {encode['rounds']} alternating rounds in one process. `{encode['command']}`"
-    )
-
-
-def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
     rows = []
-    for name, receipt in schemes["receipts"].items():
-        text, audio, cost = receipt["llm"]["text"], receipt["llm"]["audio"], receipt["cost"]
-        heard = schemes["heard"].get(name)
-        rows.append(
-            (
-                f"`{name}`" if " " not in name else name,
-                f"{cost['n_bytes'] / 1e6:.0f} MB",
-                f"{text['kl']:.4f}",
-                f"{audio['kl']:.4f}",
-                f"{text['top1']:.1%}",
-                "" if heard is None else f"{heard['word_error_rate']:.1%}",
-                f"{cost['prefill_tokens_per_s']:.0f}",
-                f"{cost['decode_tokens_per_s']:.0f}",
-            )
+    for what in (*stages, "first_token", "total", "real_time_factor"):
+        cells = []
+        for seconds in lengths:
+            of: dict[str, Label] = {"contender": KOKANEE, "seconds": seconds}
+            if what in stages:
+                cells.append(f"{offline.find('stage', stage=what, **of).statistics.median:.0f}")
+            else:
+                median = offline.find(what, **of).statistics.median
+                cells.append(f"{median:.2f}" if what == "real_time_factor" else f"**{median:.0f}**")
+        rows.append((what.replace("_", " "), *cells))
+    whole = offline.find("process", contender=KOKANEE)
+    peak = offline.find("process_rss_peak", contender=KOKANEE)
+    head = "| milliseconds, a clip of |" + "".join(f" {s:g} s |" for s in lengths)
+    bundle = record.subject["bytes"] / 1e6
+    return (
+        "### What an answer costs\n\n"
+        + table(head, rows)
+        + f"\n\nMedians of {offline.settings['rounds']} rounds. The whole process on a"
+        f" {whole.of['seconds']:g} s clip, from Return to the last word:"
+        f" **{whole.statistics.median:.1f} s** ({whole.statistics.least:.1f} to"
+        f" {whole.statistics.most:.1f}), peak memory **{peak.statistics.median:.0f} MB**, bundle"
+        f" {bundle:.0f} MB. `kokanee bench offline`"
+    )
+
+
+def _llm(record: Record) -> str:
+    """Prefill and decode beside others."""
+    return "### The language model alone\n\n" + "\n\n".join(_speeds(record))
+
+
+def _speeds(record: Record) -> Iterator[str]:
+    decode, prefill = record.part("decode"), record.part("prefill")
+    names = _contenders(decode)
+    for part, by in ((prefill, ("n", "depth")), (decode, ("depth",))):
+        rates = [m for m in part.measures if m.name == "rate"]
+        cases = list(dict.fromkeys(tuple(int(m.of[label]) for label in by) for m in rates))
+        rows = []
+        for name in names:
+            cells = []
+            for case in cases:
+                try:
+                    of = dict(zip(by, case, strict=True))
+                    found = part.find("rate", contender=name, **of)
+                except KeyError:
+                    cells.append("")
+                    continue
+                cells.append(_figure(found) + _beside(part, found, of))
+            if any(cells):
+                rows.append((_called(part, name), *cells))
+        heads = [
+            f"{c[0]} positions" + (f" behind {c[1]}" if c[1] else "")
+            if len(by) == 2
+            else f"behind {c[0]}"
+            for c in cases
+        ]
+        yield table(f"| {part.name}, tokens/s | " + " | ".join(heads) + " |", rows)
+    yield (
+        f"Medians of {decode.settings['rounds']} rounds in turn, {record.conditions['threads']}"
+        " threads; in brackets ours / theirs within a round. Ours carries its adapter."
+        f" `kokanee bench prefill`, `kokanee bench decode`"
+    )
+
+
+def _memory(record: Record) -> str:
+    memory = record.part("memory")
+    rows = []
+    for name in _contenders(memory):
+        steady, peak, ready = (
+            memory.find(what, contender=name).statistics.median
+            for what in ("rss_steady", "rss_peak", "ready")
         )
-    exact = schemes["receipts"]["as released"]["int8_cache"]
-    head = (
-        "| nano's LLM | bundle | KL, text | KL, audio | same next token | word errors | prefill /s"
-        " | decode /s |"
+        rows.append((_called(memory, name), f"{steady:.0f}", f"{peak:.0f}", f"{ready:.1f} s"))
+    kv = {
+        cache: memory.count("kv_bytes", cache=cache, positions=1) for cache in ("float32", "int8")
+    }
+    parts = [m for m in memory.measures if m.name == "part_rss"]
+    shown = ", ".join(
+        f"{str(m.of['part']).replace('_', ' ')} {m.statistics.median:.0f}" for m in parts
     )
     return (
-        "### What a scheme does\n\n"
-        f"{_table(head, rows)}\n\n"
-        "Beside the released weights computed in float32 (word errors there:"
-        f" {quality['float']['scores']['words']['wer']:.1%}), with the int8 KV cache, whose own"
-        f" part is a KL of {exact['text']['kl']:.4f} and {exact['audio']['kl']:.4f}. Speeds are"
-        f" medians of {schemes['rounds']} answers in turn, a process each. `{schemes['command']}`"
+        "### Memory\n\n"
+        + table("| MB, resident | open and asked | peak | ready in |", rows)
+        + f"\n\nEach graph alone adds, in MB: {shown}. A position of the KV cache:"
+        f" {kv['float32'] / 1e3:.1f} kB in float32, {kv['int8'] / 1e3:.1f} kB in int8."
+        " `kokanee bench memory`"
     )
 
 
-def _shapes(shapes: dict[str, dict[str, Any]]) -> str:
-    """Ours beside others at 1.1B and 7B."""
-    rows, longs = [], []
-    for size, record in shapes.items():
-        for name, row in record["results"].items():
-            prefill = row["prefill"].get("128") or row["prefill"]["32"]
-            share = row.get("share_of_bandwidth")
-            rows.append(
-                (
-                    size,
-                    name,
-                    f"{row['n_bytes'] / 1e9:.2f} GB" if "n_bytes" in row else "",
-                    f"{prefill['median']:.0f}",
-                    f"{row['decode']['median']:.1f}",
-                    "" if share is None else f"{share['median']:.0%}",
-                    f"{row['ready_s']['median']:.1f} s",
-                    f"{row['peak_rss_mb']['median'] / 1e3:.1f} GB",
-                )
-            )
-        for name, row in record["results"].items():
-            if "int8_cache" in row:
-                cache = row["int8_cache"]
-                longs.append(
-                    (
-                        size,
-                        name,
-                        f"{row['decode']['median']:.1f}",
-                        f"{row['decode_long']['median']:.1f}",
-                        f"{cache['decode']['median']:.1f}",
-                        f"{cache['decode_long']['median']:.1f}",
-                    )
-                )
-    ratios = [
-        (size, pair, *(f"{ratio[k]:.2f}" for k in ("decode", "prefill 128", "ready_s")))
-        for size, record in shapes.items()
-        for pair, ratio in record["ratios"].items()
+def _full_size(record: Record) -> str:
+    """SALMONN-7B's shapes, random weights, beside others."""
+    encode = record.part("encode")
+    rows = []
+    stages = list(
+        dict.fromkeys(
+            str(m.of["stage"])
+            for m in encode.measures
+            if m.name == "stage" and m.of["contender"] == KOKANEE
+        )
+    )
+    for name in _contenders(encode):
+        total = encode.find("total", contender=name)
+        cells = []
+        for stage in stages:
+            try:
+                found = encode.find("stage", contender=name, stage=stage)
+                cells.append(f"{found.statistics.median / 1e3:.1f}")
+            except KeyError:
+                cells.append("")
+        beside = _beside(encode, total, {"seconds": total.of["seconds"]}, name="total")
+        whole = f"{total.statistics.median / 1e3:.1f}{beside}"
+        rows.append((_called(encode, name), whole, *cells))
+    head = "| 30 s of sound, seconds | to soft tokens | " + " | ".join(stages).replace("_", " ")
+    memory = [
+        m for part in record.parts for m in part.measures if m.name in ("rss_peak", "llm_rss_peak")
     ]
-    behind = "| decode /s behind | | 64, float32 cache | 1900 | 64, int8 cache | 1900 |"
-    head = (
-        "| | LLM, random weights | weights | prefill /s | decode /s | of the bandwidth | ready"
-        " | peak memory |"
-    )
-    first = next(iter(shapes.values()))
+    peaks = ", ".join(f"{m.of['contender']} {m.statistics.median / 1e3:.1f} GB" for m in memory)
     return (
-        "### The LLM at 1.1B and 7B\n\n"
-        f"{_table(head, rows)}\n\n"
-        f"{_table('| | ours / theirs, within a round | decode | prefill | ready |', ratios)}\n\n"
-        f"{_table(behind, longs)}"
-        f"\n\nMedians of {first['rounds']} rounds of processes in turn, {first['threads']} threads"
-        f" of an {first['machine']['cpu']} with {', '.join(first['machine']['instructions'])};"
-        " PyTorch and bitsandbytes: 2 rounds, prefill of 32. Blocks of 32 where nothing else is"
-        f" said, int8 blocks of 128. `{first['command'].replace('1b', '1b|7b')}`"
+        f"### SALMONN-7B's shapes, random weights\n\n{table(head + ' |', rows)}\n\n"
+        + "\n\n".join(_speeds(record))
+        + (f"\n\nPeak memory: {peaks}." if peaks else "")
+        + f" `{record.command}`"
     )
+
+
+def _trust(record: Record) -> str:
+    """On what, how quiet, and what the benchmark itself costs."""
+    machine, timers = record.conditions["machine"], record.part("timers")
+    overhead = timers.find("overhead").statistics
+    busy = [part.name for part in record.parts if not part.noise.quiet]
+    return (
+        f"All of it on {machine['n_cpus']} cores of an {machine['cpu']} with"
+        f" {', '.join(machine['instructions'])}, shared with others:"
+        f" {'every part was quiet' if not busy else 'busy during ' + ', '.join(busy)}"
+        " ([how that is known](docs/benchmarks.md)). Measuring costs"
+        f" {overhead.median - 1:+.1%} ({overhead.low - 1:+.1%} to {overhead.high - 1:+.1%})."
+        " `kokanee bench reproduce` runs it all again, and says which numbers differ by more than"
+        " the noise."
+    )
+
+
+def _contenders(part: Part) -> list[str]:
+    return list(dict.fromkeys(str(m.of["contender"]) for m in part.measures if "contender" in m.of))
+
+
+def _called(part: Part, name: str) -> str:
+    """A contender as its own facts describe it."""
+    facts = part.settings.get("contenders", {}).get(name, {}).get("facts", {})
+    says = facts.get("what")
+    return f"{name}: {says}" if says else name
+
+
+def _value(measure: Measure) -> str:
+    return f"{_figure(measure)} {measure.unit}"
+
+
+def _figure(measure: Measure) -> str:
+    median = measure.statistics.median
+    return f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+
+
+def _beside(part: Part, theirs: Measure, of: Mapping[str, Label], *, name: str = "rate") -> str:
+    if theirs.of["contender"] == KOKANEE:
+        return ""
+    ours = part.find(name, contender=KOKANEE, **of)
+    paired = len(ours.samples) == len(theirs.samples)
+    return f" ({ratio(ours.samples, theirs.samples, paired=paired).ratio:.2f})"
+
+
+def _times(found: Ratio) -> str:
+    return f"**{found.ratio:.2f}** ({found.low:.2f} to {found.high:.2f})"
 
 
 if __name__ == "__main__":
-    document = Path(sys.argv[1])
-    document.write_text(rewritten(document.read_text("utf-8")), encoding="utf-8")
+    for argument in sys.argv[1:]:
+        document = Path(argument)
+        name = next(n for n in DOCUMENTS if document.resolve().match(f"*/{n}"))
+        document.write_text(rewritten(document.read_text("utf-8"), name), encoding="utf-8")

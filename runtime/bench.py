@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -300,7 +300,7 @@ def _contenders(record: Record) -> tuple[str, ...]:
 
 
 def _is_trained(bundle: Path) -> bool:
-    return read_manifest(bundle).quality is not None
+    return bool(read_manifest(bundle).quality)
 
 
 def _bundle(given: dict[str, Any]) -> Path:
@@ -308,7 +308,7 @@ def _bundle(given: dict[str, Any]) -> Path:
 
 
 def _run(
-    parts: dict[str, dict[str, Any]],
+    parts: Mapping[str, Mapping[str, Any]],
     given: dict[str, Any],
     *,
     against: tuple[str, ...] | None = None,

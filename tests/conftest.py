@@ -9,6 +9,7 @@ import pytest
 from tiny import tiny_bundle
 
 from kokanee.engine import Engine
+from kokanee.export.nano import build_nano
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,9 @@ def tiny_engine(tiny: Path) -> Iterator[Engine]:
     """The same, open."""
     with Engine.open(tiny, device="cpu", threads=1) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def nano() -> Path:
+    """The default bundle, built on first use; for tests marked `artefact`."""
+    return build_nano()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -79,6 +79,7 @@ class Contender:
     packages: tuple[str, ...]  # distributions it needs beyond Kokanee
     install: str | None
     says: str  # one line
+    settings: Mapping[str, Any] = field(default_factory=dict)  # added to every spec
 
     def missing(self) -> tuple[str, ...]:
         """Packages that are not installed."""
@@ -97,6 +98,7 @@ class Contender:
             KokaneeError: a file could not be had.
         """
         module = importlib.import_module(f".{self.module}", __package__)
+        spec = {**spec, **self.settings}
         files = module.prepare(role, spec) if hasattr(module, "prepare") else {}
         return {**spec, **files}
 
@@ -145,6 +147,7 @@ CONTENDERS = {
             packages=("torch", "transformers", "bitsandbytes"),
             install="pip install torch==2.13.0 transformers==5.23.0 bitsandbytes==0.50.2",
             says="the same with bitsandbytes' LLM.int8 in the language model",
+            settings={"int8": True},
         ),
         Contender(
             name="llama.cpp",

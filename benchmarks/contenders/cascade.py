@@ -26,8 +26,7 @@ F32 = npt.NDArray[np.float32]
 
 # SmolLM2's own form, without the system prompt that its template adds: fewer tokens to prefill.
 PROMPT = (
-    '<|im_start|>user\nThis was said: "{transcript}"\n{question}<|im_end|>\n'
-    "<|im_start|>assistant\n"
+    '<|im_start|>user\nThis was said: "{transcript}"\n{question}<|im_end|>\n<|im_start|>assistant\n'
 )
 KIND = "Q4_0"  # llama.cpp's fastest of 4 bits
 N_CTX = 2048  # positions

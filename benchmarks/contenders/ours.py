@@ -97,7 +97,7 @@ class Decoding:
         """Fill what is missing; the rest is free."""
         cache = self._decoder.cache
         if n_past > cache.length:
-            ids = np.random.default_rng(0).integers(5, 999, n_past - cache.length)
+            ids = np.random.default_rng(0).integers(5, 250, n_past - cache.length)
             self._decoder.prefill(self._decoder.embed(ids.tolist()))
         cache.trim(n_past)
 

@@ -1,8 +1,8 @@
 """Weight files that contenders read: fetched by hash, or made once in a process that then ends.
 
-    whisper_folder   Whisper base as faster-whisper wants it       <- the parts nano is built from
-    smollm2          nano's language model in a type of llama.cpp  <- the same
-    random_gguf      any LLaMA's sizes with random weights
+whisper_folder   Whisper base as faster-whisper wants it       <- the parts nano is built from
+smollm2          nano's language model in a type of llama.cpp  <- the same
+random_gguf      any LLaMA's sizes with random weights
 """
 
 from __future__ import annotations

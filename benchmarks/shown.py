@@ -1,0 +1,348 @@
+"""A record -> what people read: tables in the terminal, markdown, CSV; and comparisons of two.
+
+A part becomes `Sheet`s, which are the same everywhere; the HTML report (report.py) takes them too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from csv import writer
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .comparison import Comparison, Difference, compared, counted_verdicts
+from .confidence import ratio
+from .contenders import KOKANEE
+from .record import Count, Label, Measure, Part, Record, Series
+
+_FEW = 3  # of fewer samples no interval is shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A table in words; the first column names the row."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    n_names: int  # so many columns hold words, the others numbers
+
+
+# --- numbers and words ----------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """Three significant digits, never an exponent above 1: 0.0123, 1.23, 12.3, 123, 12,345."""
+    value = float(value)
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}"
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    value = float(f"{value:.3g}")  # 99.96 is 100 before the digits are counted
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def heading(name: str, unit: str) -> str:
+    """Words and the unit: "first token, ms"."""
+    named = "%" if unit == "share" else unit
+    return name.replace("_", " ") + (f", {named}" if named else "")
+
+
+def labels(of: Mapping[str, Label], *, without: Sequence[str] = ("contender",)) -> str:
+    """What distinguishes a measure, in words: "features, 30 s", "depth 64"."""
+    said = []
+    for name, value in of.items():
+        text = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
+        if name in without:
+            continue
+        if name == "seconds":
+            said.append(f"{text} s")
+        elif name.endswith("_ms"):
+            said.append(f"{name.removesuffix('_ms').replace('_', ' ')} {text} ms")
+        else:
+            said.append(text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}")
+    return ", ".join(said)
+
+
+def verdict(part: Part) -> str:
+    """Whether the machine was quiet while the part ran, in a sentence."""
+    if part.noise.quiet:
+        return "The machine was quiet."
+    reasons = "; ".join(part.noise.reasons) or "no reason was recorded"
+    return (
+        f"The machine was busy: {reasons}. Trust the ratios within a round more than the times,"
+        " which may be too long."
+    )
+
+
+def _as_shown(value: float, unit: str) -> str:
+    return number(100 * value if unit == "share" else value)
+
+
+def _exactly(value: float, unit: str) -> str:
+    if unit != "share" and float(value).is_integer():
+        return f"{value:,.0f}"
+    return _as_shown(value, unit)
+
+
+# --- a part as sheets -----------------------------------------------------------------------------
+
+
+def sheets(part: Part) -> Iterator[Sheet]:
+    """What was measured, then what was counted, where there is any."""
+    if part.measures:
+        yield _measured(part)
+    if part.counts:
+        yield _counted(part.counts)
+
+
+def _measured(part: Part) -> Sheet:
+    several = len({m.of["contender"] for m in part.measures if "contender" in m.of}) > 1
+    head = ["measure", "of", *["contender"] * several, "median (95 % sure)", "p90", "p99", "n"]
+    rows = []
+    for name, group in _grouped(part.measures):
+        ours = next((m for m in group if m.of.get("contender") == KOKANEE), None)
+        for measure in group:
+            found, unit = measure.statistics, measure.unit
+            middle = _as_shown(found.median, unit)
+            if found.n >= _FEW:
+                low, high = (_as_shown(x, unit) for x in (found.low, found.high))
+                middle += f" ({low} to {high})"
+            row = [name, labels(measure.of)]
+            row += [str(measure.of.get("contender", ""))] * several
+            row += [middle, _as_shown(found.p90, unit), _as_shown(found.p99, unit), str(found.n)]
+            rows.append((*row, *[_beside(measure, ours)] * several))
+    return Sheet(
+        caption=f"{part.name}: measured",
+        head=(*head, *["theirs / ours"] * several),
+        rows=tuple(rows),
+        n_names=2 + several,
+    )
+
+
+def _grouped(measures: Sequence[Measure]) -> Iterator[tuple[str, list[Measure]]]:
+    """Those that differ in the contender only, ours first, in the order of the first of each."""
+    groups: dict[tuple[str, str, str], list[Measure]] = {}
+    for m in measures:
+        rest = {name: value for name, value in m.of.items() if name != "contender"}
+        groups.setdefault((m.name, m.unit, str(sorted(rest.items()))), []).append(m)
+    names = list(dict.fromkeys(name for name, _, _ in groups))
+    for (name, unit, _), group in sorted(groups.items(), key=lambda g: names.index(g[0][0])):
+        yield (
+            heading(name, unit),
+            sorted(group, key=lambda m: m.of.get("contender") != KOKANEE),
+        )
+
+
+def _beside(theirs: Measure, ours: Measure | None) -> str:
+    """The ratio to ours; round by round where both were in every round."""
+    if ours is None or theirs is ours or theirs.of.get("contender") is None:
+        return ""
+    if not all(ours.samples):
+        return "ours is 0"
+    paired = len(theirs.samples) == len(ours.samples)
+    found = ratio(theirs.samples, ours.samples, paired=paired)
+    if min(len(theirs.samples), len(ours.samples)) < _FEW:
+        return number(found.ratio)
+    return f"{number(found.ratio)} ({number(found.low)} to {number(found.high)})"
+
+
+def _counted(counts: Sequence[Count]) -> Sheet:
+    rows = tuple(
+        (heading(c.name, c.unit), labels(c.of, without=()), _exactly(c.value, c.unit))
+        for c in counts
+    )
+    return Sheet(
+        caption="counted: the same on every run",
+        head=("count", "of", "value"),
+        rows=rows,
+        n_names=2,
+    )
+
+
+def remarks(part: Part) -> Iterator[str]:
+    """What a part says beside its tables: series, what was skipped and how to have it, notes."""
+    for series in part.series:
+        yield _over_time(series)
+    for skipped in part.skipped:
+        yield f"skipped {skipped.name}: {skipped.why}" + (
+            f"; {skipped.install}" if skipped.install else ""
+        )
+    yield from part.notes
+
+
+def _over_time(series: Series) -> str:
+    what = heading(series.name, series.unit)
+    of = labels(series.of, without=())
+    if not series.values:
+        return f"{what}{f' of {of}' if of else ''}: nothing"
+    least, most = (_as_shown(f(series.values), series.unit) for f in (min, max))
+    lasted = number(series.t_s[-1] - series.t_s[0])
+    return f"{what}{f' of {of}' if of else ''}: {least} to {most} over {lasted} s"
+
+
+def subject(record: Record) -> str:
+    """What was measured on what, in a sentence."""
+    what, on = record.subject, record.conditions
+    machine = on.get("machine")
+    cpu = machine.get("cpu", "") if isinstance(machine, Mapping) else machine or ""
+    said = [str(what.get("name", "a bundle"))]
+    if isinstance(what.get("bytes"), int):
+        said.append(f"{what['bytes'] / 1e6:,.0f} MB")
+    if on.get("threads"):
+        said.append(f"{on['threads']} threads")
+    said += [str(x) for x in (cpu, on.get("device")) if x]
+    return ", ".join(said) + f"; {record.when}"
+
+
+# --- terminal, markdown, CSV ----------------------------------------------------------------------
+
+
+def show(record: Record, console: Console | None = None) -> None:
+    """Print it, a part after the other."""
+    console = console or Console()
+    console.print(Text(subject(record)))
+    for part in record.parts:
+        console.print()
+        took = f"{part.name}, {number(part.seconds)} s"
+        console.print(Text.assemble((took, "bold"), ". ", verdict(part)))
+        for sheet in sheets(part):
+            console.print(_table(sheet, wide=console.width >= 100))
+        for remark in remarks(part):
+            console.print(Text(remark))
+
+
+def _table(sheet: Sheet, *, wide: bool) -> Table:
+    made = Table()
+    for i, name in enumerate(sheet.head):
+        made.add_column(
+            Text(name),
+            justify="left" if i < sheet.n_names else "right",
+            overflow="fold",
+            no_wrap=wide and i >= sheet.n_names,
+        )
+    before = ""
+    for row in sheet.rows:
+        if before and row[0] != before:
+            made.add_section()
+        shown = ("" if row[0] == before else row[0], *row[1:])
+        made.add_row(*map(Text, shown))  # Text: names may hold what rich would take for markup
+        before = row[0]
+    return made
+
+
+def markdown(record: Record) -> str:
+    """The same as markdown."""
+    lines = [f"{_plain(subject(record))}", "", f"`{record.command.replace('`', '')}`"]
+    for part in record.parts:
+        lines += ["", f"### {_plain(part.name)}", "", _plain(verdict(part))]
+        for sheet in sheets(part):
+            rules = ["---" if i < sheet.n_names else "---:" for i in range(len(sheet.head))]
+            lines += ["", _line(sheet.head), f"|{'|'.join(rules)}|", *map(_line, sheet.rows)]
+        if said := list(remarks(part)):
+            lines += ["", *(f"* {_plain(remark)}" for remark in said)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """Text that markdown leaves as it is."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))
+
+
+COLUMNS = (
+    *("kind", "part", "name", "labels", "unit", "better", "value", "n"),
+    *("median", "p50", "p90", "p95", "p99", "min", "max", "spread", "low", "high"),
+)
+
+
+def csv(record: Record) -> str:
+    """A row a measure with its statistics, a row a count with its value; nothing rounded."""
+    made = io.StringIO()
+    out = writer(made, lineterminator="\n")
+    out.writerow(COLUMNS)
+    for part in record.parts:
+        for m in part.measures:
+            s = m.statistics
+            row = ["measure", part.name, m.name, _pairs(m.of), m.unit, m.better, ""]
+            numbers = [s.n, s.median, s.p50, s.p90, s.p95, s.p99, s.least, s.most]
+            out.writerow([*row, *numbers, s.spread, s.low, s.high])
+        for c in part.counts:
+            told = ["count", part.name, c.name, _pairs(c.of), c.unit, c.better or "", c.value]
+            out.writerow([*told, *[""] * (len(COLUMNS) - len(told))])
+    return made.getvalue()
+
+
+def _pairs(of: Mapping[str, Label]) -> str:
+    return ";".join(f"{name}={of[name]}" for name in sorted(of))
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+_STYLES = {"worse": "red", "better": "green", "changed": "yellow"}
+
+
+def show_comparison(found: Comparison, console: Console | None = None) -> None:
+    """What else differs first, then every number, then how many are worse."""
+    console = console or Console()
+    for said in (*found.explanations, *found.noisy):
+        console.print(Text(f"! {said}"))
+    if found.differences:
+        table = Table()
+        for i, name in enumerate(("number", "before", "after", "after / before", "verdict")):
+            table.add_column(name, justify="right" if 0 < i < 4 else "left", overflow="fold")
+        for d in found.differences:
+            table.add_row(*map(Text, _cells(d)), Text(_said(d), style=_STYLES.get(d.verdict, "")))
+        console.print(table)
+    for where, keys in (("BEFORE", found.only_before), ("AFTER", found.only_after)):
+        if keys:
+            console.print(Text(f"only in {where}: {', '.join(keys)}"))
+    totals = counted_verdicts(found.differences)
+    said = ", ".join(f"{n} {name}" for name, n in totals.items())
+    console.print(Text(said or "the records have no number in common"))
+
+
+def differences(recorded: Record, again: Record) -> str:
+    """In words: which numbers came out otherwise than recorded, by more than the noise."""
+    found = compared(recorded, again)
+    apart = found.of("worse", "better", "changed")
+    lines = [f"! {said}" for said in (*found.explanations, *found.noisy)]
+    for d in apart:
+        key, before, after, by = _cells(d)
+        times = f", {by} times" if by else ""
+        lines.append(f"{key}: recorded {before}, now {after}{times}: {_said(d)}")
+    hidden = len(found.of("too noisy to say"))
+    lines.append(
+        f"{len(apart)} of {len(found.differences)} numbers differ by more than the noise"
+        + (f"; of {hidden} the noise lets nothing be said" if hidden else "")
+    )
+    missing = found.only_before
+    if missing:
+        lines.append(f"not measured again: {', '.join(missing)}")
+    return "\n".join(lines)
+
+
+def _cells(d: Difference) -> tuple[str, str, str, str]:
+    form = _as_shown if d.limit is not None else _exactly
+    before, after = form(d.before, d.unit), form(d.after, d.unit)
+    if d.ratio is None:
+        by = ""
+    else:
+        low, high = number(d.ratio.low), number(d.ratio.high)
+        by = f"{number(d.ratio.ratio)} ({low} to {high})"
+    return heading(d.key, d.unit), before, after, by
+
+
+def _said(d: Difference) -> str:
+    return d.verdict + (f" ({d.why})" if d.why and d.why != "counted" else "")
