@@ -48,6 +48,6 @@ def measure(setup: Setup, *, seconds: Sequence[float] = SECONDS) -> Part:
         seconds=time.perf_counter() - started,
         settings=setup.settings(seconds=list(seconds)) | {"contenders": field.facts},
         noise=field.watch.noise(),
-        measures=tuple(measures),
+        measures=(*measures, *field.held()),
         skipped=tuple(field.skipped),
     )

@@ -9,6 +9,7 @@ A slow minute is thus slow for all of them, and the ratio within a round says mo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from kokanee.runtime.memory import machine_mb
 from .contenders import CONTENDERS, KOKANEE, Role
 from .contenders.worker import Worker, WorkerError
 from .noise import Watch
-from .record import Skipped
+from .record import Label, Measure, Skipped
 
 F32 = npt.NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -103,6 +104,13 @@ def subject(folder: Path) -> dict[str, Any]:
     }
 
 
+def is_large(manifest: Manifest) -> bool:
+    """Whether several contenders of its size would not fit this machine's memory together."""
+    memory = machine_mb()
+    n_bytes = sum(f.n_bytes for f in manifest.files.values())
+    return memory is not None and n_bytes / 1e6 > _SHARE * memory
+
+
 def sound(seconds: float) -> F32:
     """Real speech of any length: the bundled recording again and again, with pauses."""
     pcm = np.pad(read_audio(RECORDING).pcm, (0, _PAUSE))
@@ -122,6 +130,8 @@ class Field:
     skipped: list[Skipped] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
+    _peaks: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _ready: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _alive: dict[str, Worker] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
 
@@ -152,11 +162,7 @@ class Field:
     @property
     def alone(self) -> bool:
         """Whether each contender is started anew for every turn and ended behind it."""
-        if self.anew:
-            return True
-        memory = machine_mb()
-        files = self.setup.manifest().files.values()
-        return memory is not None and sum(f.n_bytes for f in files) / 1e6 > _SHARE * memory
+        return self.anew or is_large(self.setup.manifest())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,11 +184,22 @@ class Field:
                     continue
                 try:
                     yield i - self.setup.warmup, worker
+                    if i >= self.setup.warmup and name in self._names:
+                        self._peaks[name].append(worker.memory_mb()["peak"])
+                        self._ready[name].append(worker.hello["ready_s"])
                 finally:
                     if self.alone:
                         worker.close()
                         self._alive.pop(name, None)
         self.setup.progress(self.what, total, total)
+
+    def held(self) -> Iterator[Measure]:
+        """What every contender's process held at most, and how soon it could be asked."""
+        for name, peaks in self._peaks.items():
+            of: dict[str, Label] = {"contender": name}
+            yield Measure(name="rss_peak", unit="MB", of=of, samples=tuple(peaks))
+            ready = self._ready[name] if self.alone else self._ready[name][:1]
+            yield Measure(name="ready", unit="s", of=of, samples=tuple(ready))
 
     def others(self) -> Iterator[tuple[str, Worker]]:
         """Those beside ours, outside rounds.

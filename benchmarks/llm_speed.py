@@ -63,7 +63,7 @@ def decode(setup: Setup, *, depths: Sequence[int] = DEPTHS, n_steps: int = N_STE
         seconds=time.perf_counter() - started,
         settings=setup.settings(depths=list(depths), n_steps=n_steps) | {"contenders": field.facts},
         noise=field.watch.noise(),
-        measures=tuple(measures),
+        measures=(*measures, *field.held()),
         skipped=tuple(field.skipped),
         notes=notes,
     )
@@ -105,7 +105,7 @@ def prefill(setup: Setup, *, prefills: Sequence[tuple[int, int]] = PREFILLS) -> 
         seconds=time.perf_counter() - started,
         settings=setup.settings(prefills=[list(p) for p in prefills]) | {"contenders": field.facts},
         noise=field.watch.noise(),
-        measures=tuple(measures),
+        measures=(*measures, *field.held()),
         skipped=tuple(field.skipped),
         notes=notes,
     )

@@ -63,9 +63,7 @@ def measure(setup: Setup) -> Part:
             if index < 0:
                 continue
             samples[worker.name, "rss_steady"].append(memory["rss"])
-            samples[worker.name, "rss_peak"].append(memory["peak"])
             samples[worker.name, "anonymous"].append(memory["anonymous"])
-            samples[worker.name, "ready"].append(worker.hello["ready_s"])
             if index == setup.rounds - 1:
                 series.append(
                     Series(
@@ -78,11 +76,10 @@ def measure(setup: Setup) -> Part:
                     )
                 )
         parts = list(_part_rss(setup, field))
-        noise_of = field.watch
     measures = [
         Measure(
             name=what,
-            unit="s" if what == "ready" else "MB",
+            unit="MB",
             of={"contender": name},
             samples=tuple(values),
         )
@@ -93,8 +90,8 @@ def measure(setup: Setup) -> Part:
         seconds=time.perf_counter() - started,
         settings=setup.settings(seconds=SECONDS, contexts=list(CONTEXTS))
         | {"contenders": field.facts},
-        noise=noise_of.noise(),
-        measures=(*measures, *parts, *_device(setup)),
+        noise=field.watch.noise(),
+        measures=(*measures, *field.held(), *parts, *_device(setup)),
         counts=tuple(counts(setup.bundle)),
         series=tuple(series),
         skipped=tuple(field.skipped),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import encode_speed, hearing_quality, heldout, llm_speed, memory, offline, stream, timers
-from .field import Setup, subject
+from .field import Setup, is_large, subject
 from .machine import conditions
 from .record import Part, Record
 
@@ -49,7 +49,7 @@ PARTS: dict[str, Measuring] = {
     ),
 }
 
-DEFAULTS: dict[str, Settings] = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "timers": {"repeats": 30},
     "memory": {},
     "encode": {"seconds": encode_speed.SECONDS},
@@ -59,6 +59,12 @@ DEFAULTS: dict[str, Settings] = {
     "stream": {"n": stream.N, "microphone": None},
     "quality": {"limit": None, "fresh": False},
 }
+
+LARGE: dict[str, dict[str, Any]] = {
+    "prefill": {"prefills": ((117, 0),)},
+    "decode": {"depths": (64,), "n_steps": 16},
+}
+"""What differs where a contender takes most of the memory and tens of seconds to start."""
 
 UNTRAINED = ("timers", "memory", "encode", "prefill", "decode")
 """What says something of a bundle with random weights as well."""
@@ -77,7 +83,7 @@ def run(
 
     Args:
         setup: what, beside whom, how often.
-        parts: settings by name; what is missing in them is as in DEFAULTS.
+        parts: settings by name; what is missing in them is as in DEFAULTS, or LARGE.
         cache: folder that recordings and answers are kept in.
         command: what the record says made it.
         kept: a record of the same bundle and machine that was broken off: its parts are taken over.
@@ -91,10 +97,12 @@ def run(
         parts=kept.parts if kept is not None else (),
     )
     done = {part.name for part in record.parts}
+    large = is_large(setup.manifest())
     for name, settings in parts.items():
         if name in done:
             continue
-        made = PARTS[name](setup, cache, {**DEFAULTS[name], **settings})
+        usual = DEFAULTS[name] | (LARGE.get(name, {}) if large else {})
+        made = PARTS[name](setup, cache, {**usual, **settings})
         record = Record(
             command=record.command,
             when=record.when,
@@ -107,8 +115,9 @@ def run(
 
 
 def again(recorded: Record) -> dict[str, Settings]:
-    """The settings that its parts were run with."""
-    return {
-        part.name: {name: part.settings[name] for name in DEFAULTS[part.name]}
-        for part in recorded.parts
-    }
+    """The settings that its parts were run with; nothing is taken from answers that were kept."""
+    wanted: dict[str, Settings] = {}
+    for part in recorded.parts:
+        made = {name: part.settings[name] for name in DEFAULTS[part.name]}
+        wanted[part.name] = made | ({"fresh": True} if "fresh" in made else {})
+    return wanted

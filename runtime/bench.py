@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
@@ -79,11 +79,7 @@ def measurement(made: F) -> F:
         _file("--csv", "Its statistics, a row a measure."),
         _file("--markdown", "Its tables."),
         _file("--out", "The record itself: JSON, every sample kept."),
-        click.option(
-            "--work",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Where alternatives keep the weights they make.  [default: in the cache folder]",
-        ),
+        work,
         click.option(
             "--against",
             default="",
@@ -97,6 +93,15 @@ def measurement(made: F) -> F:
     ):
         made = option(made)
     return made
+
+
+def work(made: F) -> F:
+    """--work."""
+    return click.option(
+        "--work",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where alternatives keep the weights they make.  [default: in the cache folder]",
+    )(made)
 
 
 def _file(name: str, says: str) -> Callable[[F], F]:
@@ -268,27 +273,73 @@ def everything(parts: str | None, resume: bool, **given: Any) -> None:
 
 
 @command.command()
-@click.argument(
-    "recorded",
-    type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    default=RESULTS / "nano.json",
-)
+@click.argument("recorded", type=click.Path(dir_okay=False, exists=True, path_type=Path), nargs=-1)
 @click.option("--parts", metavar="NAMES", help="Only these, with commas.")
-@measurement
-def reproduce(recorded: Path, parts: str | None, **given: Any) -> None:
-    """Run a record again as it was made, and say which numbers differ beyond the noise.
+@click.option(
+    "--bundle",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Of a record that is not nano's.  [default: made in --work: random weights, 26 GB free]",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for the new records, each under the name of the old.",
+)
+@work
+@options.cache_dir
+def reproduce(
+    recorded: tuple[Path, ...],
+    parts: str | None,
+    bundle: Path | None,
+    out: Path | None,
+    work: Path | None,
+    cache_dir: Path | None,
+) -> None:
+    """Run records again as they were made, and say which numbers differ beyond the noise.
 
-    RECORDED is that of the README by default.
+    Without RECORDED: those that the README's figures are from. Half an hour on two cores.
     """
-    before = read(recorded)
-    wanted = again(before)
-    if parts is not None:
-        wanted = {name: wanted[name] for name in parts.split(",") if name in wanted}
-    first = before.parts[0].settings
-    given |= {"rounds": first.get("rounds", given["rounds"])}
-    now = _run(wanted, given, against=_contenders(before))
-    click.echo()
-    click.echo(shown.differences(before, now))
+    need_bench("psutil", "av", "jiwer")
+    cache = cache_dir or default_cache()
+    work = work or cache / "bench"
+    for file in recorded or (RESULTS / "nano.json", RESULTS / "salmonn_7b.json"):
+        before = read(file)
+        folder = bundle or _made(before, work, cache_dir)
+        wanted = again(before)
+        if parts is not None:
+            wanted = {name: wanted[name] for name in parts.split(",") if name in wanted}
+        if {"stream", "quality"} & wanted.keys():
+            fetch_heldout(cache / "heldout")
+        how = next((p.settings for p in before.parts if "rounds" in p.settings), {})
+        with _Bars() as bars:
+            setup = Setup(
+                bundle=folder,
+                threads=before.conditions["threads"],
+                device=before.conditions["device"],
+                kv_cache=how.get("kv_cache", "auto"),
+                rounds=how.get("rounds", 5),
+                warmup=how.get("warmup", 1),
+                against=_contenders(before),
+                work=work,
+                progress=bars,
+            )
+            now = run(setup, wanted, cache=cache, command=before.command)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write(now, out / file.name)
+        click.echo(f"{file.name}: {before.command}")
+        click.echo(shown.differences(before, now))
+
+
+def _made(record: Record, work: Path, cache_dir: Path | None) -> Path:
+    """The bundle that a record is of."""
+    if record.subject["name"] == options.NANO:
+        return find_bundle(options.NANO, cache_dir=cache_dir)
+    from kokanee.benchmarks import live_fullsize  # needs the extra [build]
+
+    size: Literal["7b", "13b"] = "13b" if "13b" in record.subject["name"] else "7b"
+    work.mkdir(parents=True, exist_ok=True)
+    return live_fullsize.bundle(size, work)
 
 
 # --- how they are run -----------------------------------------------------------------------------
@@ -311,9 +362,8 @@ def _run(
     parts: Mapping[str, Mapping[str, Any]],
     given: dict[str, Any],
     *,
-    against: tuple[str, ...] | None = None,
     resume: bool = False,
-) -> Record:
+) -> None:
     """Measure, show, and write what was asked for."""
     need_bench("psutil")
     cache = given["cache_dir"] or default_cache()
@@ -330,7 +380,7 @@ def _run(
             kv_cache=given["kv_cache"],
             rounds=given["rounds"],
             warmup=given["warmup"],
-            against=_against(given["against"]) if against is None else against,
+            against=_against(given["against"]),
             work=given["work"] or cache / "bench",
             progress=bars,
         )
@@ -344,7 +394,6 @@ def _run(
             finished=lambda so_far: write(so_far, out) if out else None,
         )
     _give(record, given)
-    return record
 
 
 def _kept(out: Path | None, setup: Setup) -> Record | None:

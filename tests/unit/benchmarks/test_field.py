@@ -59,6 +59,9 @@ class FakeWorker:
             return {"stages_ms": {"speech_encoder": ms}, "total_ms": ms}
         return {"ms": ms}
 
+    def memory_mb(self) -> dict[str, float]:
+        return {"rss": 90.0, "peak": 100.0, "anonymous": 80.0}
+
     def close(self) -> None:
         self.closed.append(self.name)
 
