@@ -153,7 +153,7 @@ CONTENDERS = {
             name="llama.cpp",
             module="llama_cpp",
             roles=("decodes",),
-            packages=("llama-cpp-python",),
+            packages=("llama-cpp-python", "gguf"),
             install="pip install llama-cpp-python==0.3.36 gguf==0.19.0",
             says="the language model alone, with the same bits",
         ),
@@ -177,8 +177,11 @@ CONTENDERS = {
             name="openvino",
             module="openvino",
             roles=("encodes", "decodes"),
-            packages=("openvino", "openvino-genai"),
-            install="pip install openvino==2026.4.1 openvino-genai==2026.4.1.0",
+            packages=("openvino", "openvino-genai", "torch", "transformers"),
+            install=(
+                "pip install openvino==2026.4.1 openvino-genai==2026.4.1.0 torch==2.13.0"
+                " transformers==5.23.0 llama-cpp-python==0.3.36"
+            ),
             says="OpenVINO's encoders and language model",
         ),
     )

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import virtual_mic
+from virtual_mic import VirtualMic
 
 from kokanee.benchmarks.record import SCHEMA, from_json, read
+from kokanee.engine import read_audio
+
+ROOT = Path(__file__).parents[2]
 
 ALL = ("timers", "memory", "encode", "prefill", "decode")
 
 
-def bench(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def bench(
+    *arguments: str, code: int = 0, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "kokanee.runtime", "bench", *arguments],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | (environment or {}),
     )
     assert done.returncode == code, done.stderr
     return done
@@ -127,3 +137,20 @@ def test_help_names_the_alternatives_and_how_to_get_them() -> None:
     for name in ("cascade", "llama.cpp", "openvino", "pytorch"):
         assert name in said
     assert "pip install faster-whisper==" in said
+
+
+@pytest.mark.artefact
+@pytest.mark.skipif(virtual_mic.missing() is not None, reason=str(virtual_mic.missing()))
+def test_turns_spoken_into_a_microphone_are_timed(nano: Path, tmp_path: Path) -> None:
+    speech = read_audio(ROOT / "runtime" / "recordings" / "speech.wav").pcm
+    said = np.tile(np.pad(speech, (8_000, 24_000)), 8)
+    out = tmp_path / "stream.json"
+    with VirtualMic() as mic:
+        mic.say((said * 32_767).astype(np.int16))
+        arguments = ["stream", str(nano), "--microphone", "--input-device", "vmic", "--n", "2"]
+        bench(*arguments, "--out", str(out), environment=mic.env)
+    stream = read(out).part("stream")
+    assert stream.settings["microphone"] == "vmic"
+    assert stream.find("first_token", mode="fast", length="all").statistics.n == 2
+    wait = stream.find("wait", mode="fast", length="all")
+    assert min(wait.samples) >= 500  # the silence that ends a turn
