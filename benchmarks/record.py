@@ -107,6 +107,8 @@ class Series:
                 f"{self.name}: expected as many times as values, got {len(self.t_s)} and"
                 f" {len(self.values)}"
             )
+        if not all(map(math.isfinite, (*self.t_s, *self.values))):
+            raise RecordError(f"{self.name}: expected finite times and values")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +235,8 @@ def to_json(record: Record) -> dict[str, Any]:
     for part, kept in zip(made["parts"], record.parts, strict=True):
         for row, measure in zip(part["measures"], kept.measures, strict=True):
             row["statistics"] = dataclasses.asdict(measure.statistics)
-    return made
+    plain: dict[str, Any] = json.loads(json.dumps(made))  # tuples are lists there
+    return plain
 
 
 def from_json(data: Any, *, where: str = "record") -> Record:

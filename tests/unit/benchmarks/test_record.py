@@ -44,7 +44,7 @@ def part(**held: Any) -> Part:
 
 
 STEP = Measure(name="step", unit="ms", of={"depth": 64}, samples=(1.0, 2.0, 3.0))
-WRITTEN = to_json(record(part(measures=(STEP,))))
+WRITTEN = json.loads(json.dumps(to_json(record(part(measures=(STEP,))))))
 
 
 @st.composite

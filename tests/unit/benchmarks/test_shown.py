@@ -1,0 +1,160 @@
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from kokanee.benchmarks import shown
+from kokanee.benchmarks.record import Count, Mark, Measure, Noise, Part, Record, Series, Skipped
+
+ROUNDS = (10.0, 11.0, 12.0, 10.0, 20.0)
+BUSY = Noise(quiet=False, reasons=("31 % went to other processes",), evidence={})
+PART = Part(
+    name="offline",
+    seconds=12.3,
+    settings={},
+    noise=BUSY,
+    measures=(
+        Measure(
+            name="first_token",
+            unit="ms",
+            of={"contender": "[red]b|c", "seconds": 3.0},
+            samples=tuple(2 * x for x in ROUNDS),
+        ),
+        Measure(
+            name="first_token",
+            unit="ms",
+            of={"contender": "kokanee", "seconds": 3.0},
+            samples=ROUNDS,
+        ),
+    ),
+    counts=(
+        Count(name="word_error_rate", unit="share", value=0.5214, of={"contender": "kokanee"}),
+    ),
+    series=(
+        Series(
+            name="rss",
+            unit="MB",
+            t_s=(0.0, 2.0),
+            values=(90.0, 410.0),
+            marks=(Mark(t_s=0.0, what="x"),),
+        ),
+    ),
+    skipped=(Skipped(name="llama.cpp", why="not installed", install="pip install it"),),
+    notes=("a note",),
+)
+RECORD = Record(
+    command="kokanee bench offline",
+    when="2026-01-01T00:00:00+00:00",
+    subject={"name": "nano", "bytes": 213_000_000},
+    conditions={"machine": {"cpu": "Xeon"}, "threads": 2},
+    parts=(PART,),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (1.0, "1.00"),
+        (99.96, "100"),
+        (999.6, "1,000"),
+        (12345.6, "12,346"),
+        (-1.234, "-1.23"),
+        (1.2e-7, "1.20e-07"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert shown.number(value) == text
+
+
+def test_ours_is_first_and_theirs_is_divided_round_by_round() -> None:
+    measured, counted = shown.sheets(PART)
+    ours, theirs = measured.rows
+    assert ours[:4] == ("first token, ms", "3 s", "kokanee", "11.0 (10.0 to 20.0)")
+    assert ours[-1] == ""
+    assert theirs[2] == "[red]b|c"
+    assert theirs[-1] == "2.00 (2.00 to 2.00)"
+    assert counted.rows == (("word error rate, %", "kokanee", "52.1"),)
+
+
+def test_one_contender_needs_no_column() -> None:
+    (sheet,) = shown.sheets(
+        Part(name="p", seconds=1, settings={}, noise=BUSY, measures=PART.measures[1:])
+    )
+    assert "contender" not in sheet.head
+    assert len(sheet.rows[0]) == len(sheet.head)
+
+
+def test_the_terminal_says_whether_the_machine_was_quiet_and_what_was_skipped() -> None:
+    out = io.StringIO()
+    shown.show(RECORD, Console(file=out, width=140))
+    text = out.getvalue()
+    assert text.startswith("nano, 213 MB, 2 threads, Xeon; 2026-01-01")
+    assert text.index("The machine was busy: 31 % went to") < text.index("first token, ms")
+    assert "[red]b|c" in text
+    assert "skipped llama.cpp: not installed; pip install it" in text
+    assert "rss, MB: 90.0 to 410 over 2.00 s" in text
+    assert "a note" in text
+
+
+def test_markdown_has_as_many_cells_in_every_row() -> None:
+    text = shown.markdown(RECORD)
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    widths = [line.replace(r"\|", "").count("|") for line in tables]
+    assert widths == [9] * 4 + [4] * 3
+    assert r"\[red\]b\|c" in text
+
+
+def test_csv_holds_every_number_unrounded() -> None:
+    theirs, ours, count = csv.DictReader(io.StringIO(shown.csv(RECORD)))
+    found = PART.measures[1].statistics
+    assert (ours["kind"], ours["labels"]) == ("measure", "contender=kokanee;seconds=3.0")
+    assert [float(ours[c]) for c in ("n", "median", "p90", "p95", "p99", "min", "max")] == [
+        5,
+        found.median,
+        found.p90,
+        found.p95,
+        found.p99,
+        10.0,
+        20.0,
+    ]
+    assert [float(ours[c]) for c in ("spread", "low", "high")] == [
+        found.spread,
+        found.low,
+        found.high,
+    ]
+    assert theirs["labels"] == "contender=[red]b|c;seconds=3.0"
+    assert (count["name"], count["value"], count["median"]) == ("word_error_rate", "0.5214", "")
+
+
+def test_a_run_again_says_what_differs() -> None:
+    again = Record(
+        command=RECORD.command,
+        when="later",
+        subject=RECORD.subject,
+        conditions=RECORD.conditions,
+        parts=(
+            Part(
+                name="offline",
+                seconds=1,
+                settings={},
+                noise=Noise(quiet=True, reasons=(), evidence={}),
+                measures=PART.measures,
+                counts=(
+                    Count(
+                        name="word_error_rate",
+                        unit="share",
+                        value=0.6,
+                        of={"contender": "kokanee"},
+                        better="less",
+                    ),
+                ),
+            ),
+        ),
+    )
+    said = shown.differences(RECORD, again)
+    assert "word_error_rate[contender=kokanee]" in said.replace(" ", "_")
+    assert "recorded 52.1, now 60.0: worse" in said
+    assert said.endswith("1 of 3 numbers differ by more than the noise")
