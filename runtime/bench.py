@@ -335,9 +335,13 @@ def _made(record: Record, work: Path, cache_dir: Path | None) -> Path:
     """The bundle that a record is of."""
     if record.subject["name"] == options.NANO:
         return find_bundle(options.NANO, cache_dir=cache_dir)
+    name = record.subject["name"]
+    sizes: tuple[Literal["7b", "13b"], ...] = ("7b", "13b")
+    size = next((size for size in sizes if name == f"salmonn-{size}"), None)
+    if size is None:
+        raise click.UsageError(f"the record is of a bundle named {name}: give it with --bundle")
     from kokanee.benchmarks import live_fullsize  # needs the extra [build]
 
-    size: Literal["7b", "13b"] = "13b" if "13b" in record.subject["name"] else "7b"
     work.mkdir(parents=True, exist_ok=True)
     return live_fullsize.bundle(size, work)
 

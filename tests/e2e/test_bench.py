@@ -107,6 +107,18 @@ def test_a_broken_off_run_goes_on_with_the_parts_it_has(
     assert record.part("memory").measures == from_json(data).part("memory").measures
 
 
+def test_a_record_is_run_again_as_it_was(everything: Path, tiny: Path, tmp_path: Path) -> None:
+    recorded = everything / "all.json"
+    arguments = [str(recorded), "--bundle", str(tiny), "--parts", "prefill", "--out", str(tmp_path)]
+    done = bench("reproduce", *arguments)
+    assert "numbers differ by more than the noise" in done.stdout
+    again, before = read(tmp_path / "all.json"), read(recorded)
+    assert again.part("prefill").settings["prefills"] == before.part("prefill").settings["prefills"]
+    assert again.part("prefill").settings["rounds"] == 2
+    done = bench("reproduce", str(recorded), "--parts", "prefill", code=2)
+    assert "--bundle" in done.stderr
+
+
 def test_json_is_the_record_and_nothing_else(tiny: Path) -> None:
     done = bench("prefill", str(tiny), "--sizes", "8,16", "--depth", "0", "--rounds", "1", "--json")
     data = json.loads(done.stdout)
