@@ -21,13 +21,14 @@ import click
 
 from .contenders import KOKANEE
 from .record import Measure, Part, Record, RecordError
-from .shown import heading, number
+from .shown import heading, merged, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7A6B", "#7F7F7F")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7A6B", "#F0E442")
 INK, LINES = "#26323a", "#b9c3c9"
+_ON_DOTS = "#222222"  # on white in the dark too, where INK is bright
 _DASHES = ("-", "--", "-.", ":")
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "kokanee",  # ids of clips and markers: the same every time
@@ -64,7 +65,10 @@ def waterfall(record: Record, *, part: str = "offline") -> Figure:
     stages = _wanted(found, [m for m in found.measures if m.name == "stage"], "stage")
     bars = list(dict.fromkeys((m.of.get("seconds"), _contender(m)) for m in stages))
     bars.sort(key=lambda bar: (float(bar[0] or 0), bar[1] != KOKANEE))
-    names = list(dict.fromkeys(str(m.of["stage"]) for m in stages))
+    names = merged(
+        [str(m.of["stage"]) for m in stages if (m.of.get("seconds"), _contender(m)) == bar]
+        for bar in bars
+    )
     several = len({contender for _, contender in bars}) > 1
     with _drawing():
         figure = _figure(1.5 + 0.42 * len(bars))
@@ -100,11 +104,11 @@ def waterfall(record: Record, *, part: str = "offline") -> Figure:
             text = f"{number(whole if whole is not None else end)} ms"
             axes.annotate(text, (at, i), (4, 0), textcoords="offset points", va="center", size=9)
         axes.set_yticks(range(len(bars)), [_bar_name(bar, several=several) for bar in bars])
-        axes.invert_yaxis()
+        axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"median milliseconds until {_until(found)}")
-        axes.grid(axis="x")
+        axes.grid(axis="x", alpha=0.6)
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper left", ncols=4)
     return figure
@@ -126,7 +130,9 @@ def _whole(part: Part, bar: tuple[Any, str]) -> float | None:
 
 def _until(part: Part) -> str:
     named = {m.name for m in part.measures}
-    return "the first token" if "first_token" in named else "the end"
+    if "first_token" in named:
+        return "the first token"
+    return "the sound is encoded" if part.name == "encode" else "the end"
 
 
 def latency(record: Record, *, part: str = "stream", name: str = "first_token") -> Figure:
@@ -196,13 +202,15 @@ def memory(record: Record, *, part: str = "memory", name: str = "rss") -> Figure
             for mark in s.marks:
                 nearest = min(range(len(s.t_s)), key=lambda k: abs(s.t_s[k] - mark.t_s))
                 at = mark.t_s, s.values[nearest]
-                axes.plot(*at, marker="o", color=colour, markersize=5, linestyle="")
+                dot: dict[str, Any] = {"markersize": 11, "markerfacecolor": "white"}
+                dot |= {"color": colour, "markeredgewidth": 1.5, "zorder": 3 + len(series) - i}
+                axes.plot(*at, marker="o", linestyle="", clip_on=False, **dot)
                 text = str(marked.index(mark.what) + 1)
-                axes.annotate(text, at, (0, 6), textcoords="offset points", ha="center", size=9)
-        axes.set_ylim(bottom=0)
+                centred: dict[str, Any] = {"ha": "center", "va": "center_baseline", "size": 8}
+                axes.annotate(text, at, color=_ON_DOTS, zorder=dot["zorder"], **centred)
+        axes.set_ylim(0, 1.1 * max(max(s.values) for s in series))
         axes.set_xlim(left=min(0.0, *(s.t_s[0] for s in series)))
-        axes.margins(y=0.12)
-        legend = "   ".join(f"{k + 1} {what}" for k, what in enumerate(marked))
+        legend = "; ".join(f"{k + 1} {what}" for k, what in enumerate(marked))
         axes.set_xlabel(f"seconds\n{legend}" if legend else "seconds")
         axes.set_ylabel(f"resident memory, {series[0].unit}")
         axes.grid()
@@ -211,7 +219,7 @@ def memory(record: Record, *, part: str = "memory", name: str = "rss") -> Figure
 
 
 def trade(records: Record | Sequence[Record], *, quality: str = "word_error_rate") -> Figure:
-    """Quality against bytes, the area of a point its decoding speed.
+    """Quality against bytes, the area of a point its decoding speed; names are in the legend.
 
     A point is a record (the bytes of its subject, its quality, its rate of decoding at the least
     depth), or, in one record, a scheme: counts "bytes" and `quality` and a measure "rate" of it.
@@ -221,31 +229,33 @@ def trade(records: Record | Sequence[Record], *, quality: str = "word_error_rate
         quality: the count that is drawn.
 
     Raises:
-        RecordError: none of them has bytes and that count.
+        RecordError: fewer than two of them have bytes and that count.
     """
     every = [records] if isinstance(records, Record) else list(records)
     points = [p for r in every for p in _points(r, quality)]
-    if not points:
-        raise RecordError(f"expected records with bytes and a count {quality}, got none")
+    if len(points) < 2:
+        raise RecordError(
+            f"expected two or more with bytes and a count {quality}, got {len(points)}"
+        )
     unit, better = points[0].unit, points[0].better
     rates = [p.rate for p in points if p.rate]
     with _drawing():
         figure = _figure(4.2)
         axes = figure.subplots()
-        # Neighbours are told apart by standing above and below their points.
         for i, p in enumerate(sorted(points, key=lambda p: p.value)):
             at = p.n_bytes / 1e6, (100 if unit == "share" else 1) * p.value
             area = 700 * p.rate / max(rates) if p.rate else 30
-            axes.scatter(*at, s=area, color=COLOURS[i % len(COLOURS)], alpha=0.65, linewidths=0)
-            text = p.name + (f", {number(p.rate)} tokens/s" if p.rate else "")
-            beside = (0, 16 if i % 2 else -22)
-            axes.annotate(text, at, beside, textcoords="offset points", ha="center", size=9)
+            label = f"{p.name}: {number(at[0])} MB, {number(at[1])}" + " %" * (unit == "share")
+            label += f", {number(p.rate)} tokens/s" if p.rate else ""
+            colour = COLOURS[i % len(COLOURS)]
+            axes.scatter(*at, s=area, color=colour, alpha=0.65, linewidths=0, label=label)
         axes.margins(0.25)
-        axes.set_xlabel("bytes, MB")
+        axes.set_xlabel("bytes, MB" + ("; the area is the speed of decoding" if rates else ""))
         axes.set_ylabel(f"{heading(quality, unit)}" + (f"; {better} is better" if better else ""))
-        if rates:
-            axes.set_title("the area of a point is its decoding speed")
         axes.grid()
+        legend = figure.legend(loc="outside upper left", ncols=2)
+        for handle in filter(None, legend.legend_handles):
+            handle.set(sizes=[60])
     return figure
 
 
@@ -328,7 +338,7 @@ def save_all(record: Record, folder: Path, *, suffix: str = ".png") -> list[Path
 
 
 def inline(figure: Figure, name: str) -> str:
-    """An <svg> element for a page: no header, ids of its own, ink in the page's colour."""
+    """An <svg> element for a page: no header, ids of its own, ink and --line as in the page."""
     made = io.StringIO()
     with _drawing():
         figure.savefig(made, format="svg", metadata={"Date": None}, facecolor="none")
@@ -337,7 +347,7 @@ def inline(figure: Figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', "", text, count=1)
-    return text.replace(INK, "currentColor")
+    return text.replace(INK, "currentColor").replace(LINES, "var(--line)")
 
 
 def _figure(height: float) -> Figure:

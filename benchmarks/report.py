@@ -22,8 +22,8 @@ TERMS = {
     "end of speech to first token": "what somebody who speaks waits for: from the end of the last"
     " word; the silence that ends a turn lies in it",
     "inter-token latency": "between two tokens of an answer; every step is a sample",
-    "time per output token": "the time between first and last token over the number of steps in it:"
-    " the mean of the inter-token latencies of one answer",
+    "time per output token": "from the first text to the last over the steps of the model between"
+    " them, the one that finds the end included: the mean inter-token latency of one answer",
     "real-time factor": "time until the last token over the length of the sound; below 1 is faster"
     " than real time",
 }
@@ -45,11 +45,14 @@ h1,h2{line-height:1.2}h2{margin-top:2.5rem;border-top:1px solid var(--line);padd
 .wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-size:.9rem}
 caption{text-align:left;font-weight:600;padding:.25rem 0}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 thead{background:var(--soft)}
-tbody th{font-weight:400}figure{margin:1rem 0}figure>svg{width:100%;height:auto}
+tbody th{font-weight:400}figure{margin:1rem 0}figure svg{width:100%;min-width:34rem;height:auto}
 code,pre{font-size:.85rem;overflow-wrap:anywhere;white-space:pre-wrap}
-.busy{color:var(--busy);font-weight:600}a{color:inherit}
+tbody .group{font-weight:600;border-bottom:0;padding-top:.6rem}.in{padding-left:1.4rem}
+.long{overflow-wrap:anywhere;min-width:8rem}
+.busy{color:var(--busy);border-left:.25rem solid;padding-left:.75rem}a{color:inherit}
+summary{cursor:pointer}dl{max-width:46rem}dd{margin:0 0 .6rem}
 """
 
 
@@ -89,28 +92,61 @@ def _part(part: Part, figures: Mapping[str, str]) -> Iterator[str]:
         yield _table(sheet)
     if said := list(remarks(part)):
         yield "<ul>" + "".join(f"<li>{escape(remark)}</li>" for remark in said) + "</ul>"
-    yield f"<p>Settings: <code>{escape(_json(part.settings))}</code></p></section>"
+    if settings := tuple(_facts(part.settings, ())):
+        yield "<details><summary>Settings</summary>"
+        yield _table(
+            Sheet(caption=f"{part.name}: settings", head=("what", "is"), rows=settings, n_names=2)
+        )
+        yield "</details>"
+    yield "</section>"
 
 
 def _figure(svg: str, says: str) -> str:
     labelled = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(says)}" ', 1)
-    return f"<figure>{labelled}<figcaption>{escape(says)}</figcaption></figure>"
+    return f"<figure>{_wide(labelled, says)}<figcaption>{escape(says)}</figcaption></figure>"
+
+
+def _wide(inside: str, says: str) -> str:
+    """What a telephone scrolls sideways, by keys as well."""
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(says)}">{inside}</div>'
+    )
 
 
 def _table(sheet: Sheet) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in sheet.head)
-    rows = []
-    for first, *others in sheet.rows:
-        cells = [f'<th scope="row">{escape(first)}</th>']
-        for i, cell in enumerate(others, start=1):
-            numeric = ' class="n"' if i >= sheet.n_names else ""
-            cells.append(f"<td{numeric}>{escape(cell)}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(sheet.caption)}"><table>'
-        f"<caption>{escape(sheet.caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    names = sheet.head[sheet.grouped :]
+    words = sheet.n_names - sheet.grouped
+    head = "".join(
+        f'<th scope="col"{_numeric(i, words)}>{escape(name)}</th>' for i, name in enumerate(names)
     )
+    long = "" if sheet.grouped else ' class="long"'  # a hash, a list of samples
+    bodies = []
+    for title, rows in sheet.groups() if sheet.grouped else [("", list(sheet.rows))]:
+        bare = not any(label for label, *_ in rows)
+        titled = not bare and sheet.grouped
+        lines = []
+        if titled:
+            across = f'colspan="{len(names)}" class="group"'
+            lines.append(f'<tr><th scope="rowgroup" {across}>{escape(title)}</th></tr>')
+        for label, *cells in rows:
+            inside = ' class="in"' if titled else long
+            line = f'<th scope="row"{inside}>{escape(title if bare else label)}</th>'
+            line += "".join(
+                f"<td{_numeric(i, words) or long}>{escape(cell)}</td>"
+                for i, cell in enumerate(cells, 1)
+            )
+            lines.append(f"<tr>{line}</tr>")
+        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
+    caption = escape(sheet.caption)
+    return _wide(
+        f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
+        f"{''.join(bodies)}</table>",
+        sheet.caption,
+    )
+
+
+def _numeric(column: int, words: int) -> str:
+    return ' class="n"' if column >= words else ""
 
 
 def _conditions(record: Record) -> Iterator[str]:
@@ -126,12 +162,14 @@ def _facts(found: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[s
             yield from _facts(value, (*above, name))
         else:
             told = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            told = f"{value:.6g}" if isinstance(value, float) else told
+            told = {"True": "yes", "False": "no", "None": "none"}.get(told, told)
             yield " ".join((*above, name)).replace("_", " "), told
 
 
 def _terms() -> Iterator[str]:
     yield '<section aria-label="terms"><h2>Terms</h2>'
-    yield f"<figure>{TERMS_SVG}</figure><dl>"
+    yield f"<figure>{_wide(TERMS_SVG, 'the terms on a line of time')}</figure><dl>"
     for term, means in TERMS.items():
         yield f"<dt><strong>{escape(term)}</strong></dt><dd>{escape(means)}</dd>"
     yield "</dl></section>"
@@ -141,7 +179,7 @@ def _samples(record: Record) -> Iterator[str]:
     text = json.dumps(to_json(record), separators=(",", ":"))
     coded = base64.b64encode(text.encode()).decode()
     rows = tuple(
-        (key(part.name, m), m.unit, " ".join(number(x) for x in m.samples))
+        (f"{key(part.name, m)}{', ' * bool(m.unit)}{m.unit}", " ".join(map(number, m.samples)))
         for part in record.parts
         for m in part.measures
     )
@@ -151,19 +189,13 @@ def _samples(record: Record) -> Iterator[str]:
         " as JSON</a>, as <code>kokanee bench compare</code> reads it.</p>"
     )
     yield "<details><summary>Every sample, in the order taken</summary>"
-    yield _table(
-        Sheet(caption="samples", head=("measure", "unit", "samples"), rows=rows, n_names=3)
-    )
+    yield _table(Sheet(caption="samples", head=("measure", "samples"), rows=rows, n_names=2))
     yield "</details></section>"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, default=str)
 
 
 # docs/bench-terms.svg, which wheels do not carry; a test holds the two equal.
 TERMS_SVG = """\
-<svg xmlns="http://www.w3.org/2000/svg" class="terms" viewBox="0 0 900 300" role="img"
+<svg xmlns="http://www.w3.org/2000/svg" class="terms" viewBox="0 0 900 256" role="img"
 aria-labelledby="terms-title" font-family="DejaVu Sans, Helvetica, Arial, sans-serif"
 font-size="13">
 <title id="terms-title">On a line of time: speech, the silence behind it, the stages, and the
@@ -194,7 +226,8 @@ tokens.</title>
 <rect class="token" x="780" y="40" width="14" height="40"/>
 <text x="667" y="28" text-anchor="middle">tokens of the answer</text>
 <path class="line" d="M30 88H860M853 83L860 88L853 93"/>
-<path class="thin" d="M30 92V232M280 92V232M380 92V232M540 92V182M620 92V132M794 92V232"/>
+<path class="thin" d="M30 92V232M280 92V232M380 92V126M380 146V232M540 92V182M620 92V126
+M794 92V232"/>
 <path class="line" d="M280 120H540M280 114V126M540 114V126"/>
 <text x="410" y="140" text-anchor="middle">end of speech to first token</text>
 <path class="line" d="M540 120H620M620 114V126"/>

@@ -8,30 +8,45 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from csv import writer
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import Comparison, Difference, compared, counted_verdicts
+from .comparison import Comparison, Difference, Verdict, compared, counted_verdicts
 from .confidence import ratio
 from .contenders import KOKANEE
 from .record import Count, Label, Measure, Part, Record, Series
 
+T = TypeVar("T")
+
 _FEW = 3  # of fewer samples no interval is shown
+_INTERVAL = "95 % sure"
+_LEFT_OUT = ("p99", "p90", "n", _INTERVAL)  # columns, the first first, where a terminal is narrow
+_GAP = 2  # spaces between two columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A table in words; the first column names the row."""
+    """A table in words; the first column names the row, or what a group of rows is about."""
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     n_names: int  # so many columns hold words, the others numbers
+    grouped: bool = False  # rows with the same first cell are one behind the other
+
+    def groups(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+        """What rows are about, and those rows without it."""
+        for title, rows in groupby(self.rows, key=lambda row: row[0]):
+            yield title, [row[1:] for row in rows]
 
 
 # --- numbers and words ----------------------------------------------------------------------------
@@ -68,7 +83,8 @@ def labels(of: Mapping[str, Label], *, without: Sequence[str] = ("contender",)) 
         elif name.endswith("_ms"):
             said.append(f"{name.removesuffix('_ms').replace('_', ' ')} {text} ms")
         else:
-            said.append(text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}")
+            alone = isinstance(value, str) and value not in ("yes", "no")
+            said.append(text if alone else f"{name.replace('_', ' ')} {text}")
     return ", ".join(said)
 
 
@@ -106,40 +122,61 @@ def sheets(part: Part) -> Iterator[Sheet]:
 
 def _measured(part: Part) -> Sheet:
     several = len({m.of["contender"] for m in part.measures if "contender" in m.of}) > 1
-    head = ["measure", "of", *["contender"] * several, "median (95 % sure)", "p90", "p99", "n"]
+    head = ["measure", "of", *["contender"] * several, "median", _INTERVAL, "p90", "p99", "n"]
     rows = []
     for name, group in _grouped(part.measures):
         ours = next((m for m in group if m.of.get("contender") == KOKANEE), None)
         for measure in group:
             found, unit = measure.statistics, measure.unit
-            middle = _as_shown(found.median, unit)
-            if found.n >= _FEW:
-                low, high = (_as_shown(x, unit) for x in (found.low, found.high))
-                middle += f" ({low} to {high})"
             row = [name, labels(measure.of)]
             row += [str(measure.of.get("contender", ""))] * several
-            row += [middle, _as_shown(found.p90, unit), _as_shown(found.p99, unit), str(found.n)]
+            row += [_as_shown(found.median, unit), ""]
+            if found.n >= _FEW:
+                low, high = (_as_shown(x, unit) for x in (found.low, found.high))
+                row[-1] = f"{low} to {high}"
+            row += [_as_shown(found.p90, unit), _as_shown(found.p99, unit), str(found.n)]
             rows.append((*row, *[_beside(measure, ours)] * several))
     return Sheet(
         caption=f"{part.name}: measured",
         head=(*head, *["theirs / ours"] * several),
         rows=tuple(rows),
         n_names=2 + several,
+        grouped=True,
     )
 
 
 def _grouped(measures: Sequence[Measure]) -> Iterator[tuple[str, list[Measure]]]:
-    """Those that differ in the contender only, ours first, in the order of the first of each."""
-    groups: dict[tuple[str, str, str], list[Measure]] = {}
-    for m in measures:
-        rest = {name: value for name, value in m.of.items() if name != "contender"}
-        groups.setdefault((m.name, m.unit, str(sorted(rest.items()))), []).append(m)
-    names = list(dict.fromkeys(name for name, _, _ in groups))
-    for (name, unit, _), group in sorted(groups.items(), key=lambda g: names.index(g[0][0])):
-        yield (
-            heading(name, unit),
-            sorted(group, key=lambda m: m.of.get("contender") != KOKANEE),
-        )
+    """Those that differ in the contender only, ours first, by name and by labels."""
+    groups: dict[_Key, list[Measure]] = {}
+    orders: dict[Label, list[_Key]] = {}
+    for m in sorted(measures, key=lambda m: m.of.get("contender") != KOKANEE):
+        rest = tuple(sorted((k, str(v)) for k, v in m.of.items() if k != "contender"))
+        groups.setdefault((m.name, m.unit, rest), []).append(m)
+        orders.setdefault(m.of.get("contender", ""), []).append((m.name, m.unit, rest))
+    order = merged(orders.values())
+    names = list(dict.fromkeys(name for name, _, _ in order))
+    for at in sorted(order, key=lambda k: (names.index(k[0]), _numbers(groups[k][0]))):
+        yield heading(at[0], at[1]), groups[at]
+
+
+_Key = tuple[str, str, tuple[tuple[str, str], ...]]  # name, unit, labels but the contender
+
+
+def _numbers(measure: Measure) -> tuple[float, ...]:
+    return tuple(v for v in measure.of.values() if not isinstance(v, str))
+
+
+def merged(orders: Iterable[Sequence[T]]) -> list[T]:
+    """One order that keeps all of these, as far as they agree: what is new before what follows."""
+    made: list[T] = []
+    for order in orders:
+        at = len(made)
+        for one in reversed(order):
+            if one in made:
+                at = made.index(one)
+            else:
+                made.insert(at, one)
+    return made
 
 
 def _beside(theirs: Measure, ours: Measure | None) -> str:
@@ -165,6 +202,7 @@ def _counted(counts: Sequence[Count]) -> Sheet:
         head=("count", "of", "value"),
         rows=rows,
         n_names=2,
+        grouped=True,
     )
 
 
@@ -215,28 +253,86 @@ def show(record: Record, console: Console | None = None) -> None:
         took = f"{part.name}, {number(part.seconds)} s"
         console.print(Text.assemble((took, "bold"), ". ", verdict(part)))
         for sheet in sheets(part):
-            console.print(_table(sheet, wide=console.width >= 100))
+            console.print()
+            console.print(_table(sheet, console.width))
+        if part.series or part.skipped or part.notes:
+            console.print()
         for remark in remarks(part):
             console.print(Text(remark))
 
 
-def _table(sheet: Sheet, *, wide: bool) -> Table:
-    made = Table()
-    for i, name in enumerate(sheet.head):
+def _table(sheet: Sheet, width: int, styles: Mapping[str, str] | None = None) -> Table:
+    """The groups' titles in the column of the labels; only what fits into so many characters."""
+    head, lines = list(sheet.head[1:]), list(_lines(sheet))
+    for column in _LEFT_OUT:
+        at = head.index(column) if column in head else None
+        if at is None or (_needed(head, lines) <= width and any(line[at] for line in lines)):
+            continue
+        head.pop(at)
+        lines = [(*line[:at], *line[at + 1 :]) for line in lines]
+    made = Table(
+        title=Text(sheet.caption),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, _GAP - 1, 0, 0),
+        pad_edge=False,
+    )
+    widths = _widths(head, lines)
+    n_names = sheet.n_names - 1
+    _shrink(widths, [_longest_word(line[i] for line in lines) for i in range(n_names)], width)
+    for i, (name, characters) in enumerate(zip(head, widths, strict=True)):
         made.add_column(
             Text(name),
-            justify="left" if i < sheet.n_names else "right",
+            justify="left" if i < n_names else "right",
+            vertical="bottom",
             overflow="fold",
-            no_wrap=wide and i >= sheet.n_names,
+            width=characters,
         )
-    before = ""
-    for row in sheet.rows:
-        if before and row[0] != before:
-            made.add_section()
-        shown = ("" if row[0] == before else row[0], *row[1:])
-        made.add_row(*map(Text, shown))  # Text: names may hold what rich would take for markup
-        before = row[0]
+    for line in lines:  # Text: names may hold what rich would take for markup
+        made.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in line))
     return made
+
+
+def _lines(sheet: Sheet) -> Iterator[tuple[str, ...]]:
+    """Rows without the first column: it stands alone above them, or in place of no labels."""
+    for title, rows in sheet.groups():
+        bare = not any(label for label, *_ in rows)
+        if not bare:
+            yield title, *[""] * (len(sheet.head) - 2)
+        before = ""
+        for label, *cells in rows:
+            named = title if bare else f"  {label}"
+            yield "" if named == before else named, *cells
+            before = named
+
+
+def _widths(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:
+    """Of columns whose cells stay on one line; words of a heading may be below one another."""
+    words = [max(map(cell_len, name.split())) for name in head]
+    return [max(n, *(cell_len(line[i]) for line in lines)) for i, n in enumerate(words)]
+
+
+def _shrink(widths: list[int], least: Sequence[int], width: int) -> None:
+    """Take characters from columns of words, which fold between two, the widest first; in place."""
+    while sum(widths) + _GAP * (len(widths) - 1) > width:
+        wide = [i for i, n in enumerate(least) if widths[i] > n]
+        if not wide:
+            return
+        widths[max(wide, key=lambda i: widths[i])] -= 1
+
+
+def _longest_word(cells: Iterable[str]) -> int:
+    """With what it is indented by."""
+    longest = 8
+    for cell in cells:
+        indent = len(cell) - len(cell.lstrip())
+        longest = max(longest, *(indent + cell_len(word) for word in cell.split() or [""]))
+    return longest
+
+
+def _needed(head: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+    return sum(_widths(head, lines)) + _GAP * (len(head) - 1)
 
 
 def markdown(record: Record) -> str:
@@ -290,7 +386,15 @@ def _pairs(of: Mapping[str, Label]) -> str:
 
 # --- comparisons ----------------------------------------------------------------------------------
 
-_STYLES = {"worse": "red", "better": "green", "changed": "yellow"}
+_STYLES: Mapping[Verdict, str] = {"worse": "red", "better": "green", "changed": "yellow"}
+_SHORT: Mapping[Verdict, str] = {
+    "worse": "worse",
+    "better": "better",
+    "changed": "changed",
+    "too noisy to say": "too noisy",
+    "the same within noise": "within noise",
+    "the same": "same",
+}
 
 
 def show_comparison(found: Comparison, console: Console | None = None) -> None:
@@ -298,13 +402,12 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
     console = console or Console()
     for said in (*found.explanations, *found.noisy):
         console.print(Text(f"! {said}"))
+    for part in dict.fromkeys(map(_part, found.differences)):
+        sheet = _compared(part, [d for d in found.differences if _part(d) == part])
+        console.print()
+        console.print(_table(sheet, console.width, {_SHORT[v]: c for v, c in _STYLES.items()}))
     if found.differences:
-        table = Table()
-        for i, name in enumerate(("number", "before", "after", "after / before", "verdict")):
-            table.add_column(name, justify="right" if 0 < i < 4 else "left", overflow="fold")
-        for d in found.differences:
-            table.add_row(*map(Text, _cells(d)), Text(_said(d), style=_STYLES.get(d.verdict, "")))
-        console.print(table)
+        console.print()
     for where, keys in (("BEFORE", found.only_before), ("AFTER", found.only_after)):
         if keys:
             console.print(Text(f"only in {where}: {', '.join(keys)}"))
@@ -319,9 +422,9 @@ def differences(recorded: Record, again: Record) -> str:
     apart = found.of("worse", "better", "changed")
     lines = [f"! {said}" for said in (*found.explanations, *found.noisy)]
     for d in apart:
-        key, before, after, by = _cells(d)
+        before, after, by = _cells(d)
         times = f", {by} times" if by else ""
-        lines.append(f"{key}: recorded {before}, now {after}{times}: {_said(d)}")
+        lines.append(f"{heading(d.key, d.unit)}: recorded {before}, now {after}{times}: {_said(d)}")
     hidden = len(found.of("too noisy to say"))
     lines.append(
         f"{len(apart)} of {len(found.differences)} numbers differ by more than the noise"
@@ -333,15 +436,47 @@ def differences(recorded: Record, again: Record) -> str:
     return "\n".join(lines)
 
 
-def _cells(d: Difference) -> tuple[str, str, str, str]:
+def _part(d: Difference) -> str:
+    return d.key.partition(".")[0]
+
+
+def _compared(part: str, differences: Sequence[Difference]) -> Sheet:
+    keys = [_parsed(d) for d in differences]
+    several = len({of.get("contender") for _, of in keys}) > 1
+    rows: dict[str, list[tuple[str, ...]]] = {}
+    for d, (name, of) in zip(differences, keys, strict=True):
+        before, after, by = _cells(d)
+        by = by if d.why in (None, "counted") else d.why or ""
+        said = labels(of, without=() if several else ("contender",))
+        rows.setdefault(name, []).append((name, said, _SHORT[d.verdict], before, after, by))
+    return Sheet(
+        caption=part,
+        head=("number", "of", "verdict", "before", "after", "after / before"),
+        rows=tuple(row for group in rows.values() for row in group),
+        n_names=3,
+        grouped=True,
+    )
+
+
+def _parsed(d: Difference) -> tuple[str, dict[str, Label]]:
+    """Of a key: the number's name in words, and its labels, the contender last."""
+    name, _, rest = d.key.partition(".")[2].removesuffix("]").partition("[")
+    of: dict[str, Label] = {}
+    for pair in filter(None, rest.split(",")):
+        label, _, value = pair.partition("=")
+        of[label] = float(value) if value.replace(".", "", 1).isdecimal() else value
+    if "contender" in of:
+        of["contender"] = of.pop("contender")
+    return heading(name, d.unit), of
+
+
+def _cells(d: Difference) -> tuple[str, str, str]:
     form = _as_shown if d.limit is not None else _exactly
-    before, after = form(d.before, d.unit), form(d.after, d.unit)
-    if d.ratio is None:
-        by = ""
-    else:
+    by = ""
+    if d.ratio is not None:
         low, high = number(d.ratio.low), number(d.ratio.high)
         by = f"{number(d.ratio.ratio)} ({low} to {high})"
-    return heading(d.key, d.unit), before, after, by
+    return form(d.before, d.unit), form(d.after, d.unit), by
 
 
 def _said(d: Difference) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from kokanee.benchmarks import pictures
 from kokanee.benchmarks.record import (
@@ -100,6 +101,49 @@ def test_a_bar_is_its_stages_medians_and_the_rest() -> None:
     assert [t.get_text() for t in axes.texts] == ["100 ms", "300 ms"]
 
 
+def test_a_stage_of_another_contender_stands_where_it_happens() -> None:
+    stages = {
+        "cascade": ("transcribe", "prefill", "first piece"),
+        "kokanee": ("features", "prefill", "first piece"),
+    }
+    measures = [
+        Measure(
+            name="stage",
+            unit="ms",
+            of={"contender": name, "seconds": 1, "stage": s},
+            samples=(5.0,),
+        )
+        for name in ("cascade", "kokanee")
+        for s in stages[name]
+    ]
+    (axes,) = pictures.waterfall(record(part("offline", measures=tuple(measures)))).axes
+    bars: list[Any] = list(axes.containers)
+    assert [b.get_label() for b in bars] == ["features", "transcribe", "prefill", "first piece"]
+    kokanee, cascade = zip(*([p.get_x() for p in b.patches] for b in bars), strict=True)
+    assert (kokanee, cascade) == ((0, 5, 5, 10), (0, 0, 5, 10))
+
+
+def test_labels_and_numbers_do_not_overlap_or_leave_the_picture() -> None:
+    figures = pictures.drawn(record(offline(), stream(), memory()))
+    for name, figure in figures:
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        whole = figure.bbox
+        (axes,) = figure.axes
+        legends = [t for legend in figure.legends for t in legend.get_texts()]
+        low, high = sorted(axes.get_ylim())
+        ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        ticked = [t for at, t in ticks if low <= at <= high]  # the others are not drawn
+        texts: list[Any] = [*axes.texts, *legends, *ticked, axes.xaxis.label]
+        boxes = [t.get_window_extent() for t in texts if t.get_text()]
+        for i, one in enumerate(boxes):
+            assert one.x0 >= whole.x0 - 1, name
+            assert one.x1 <= whole.x1 + 1, name
+            assert one.y0 >= whole.y0 - 1, name
+            assert one.y1 <= whole.y1 + 1, name
+            assert not any(one.overlaps(other) for other in boxes[i + 1 :]), name
+
+
 def test_shares_of_turns_rise_at_their_latencies() -> None:
     (axes,) = pictures.latency(record(stream())).axes
     fast, exact = axes.lines[:2]
@@ -116,7 +160,9 @@ def test_memory_over_time_has_its_marks() -> None:
     line, *dots = axes.lines
     assert list(line.get_ydata()) == [90, 400, 380]  # type: ignore[arg-type]
     assert [(*d.get_xdata(), *d.get_ydata()) for d in dots] == [(0, 90), (1, 400)]  # type: ignore[misc]
-    assert axes.get_xlabel() == "seconds\n1 opened   2 asked"
+    assert axes.get_xlabel() == "seconds\n1 opened; 2 asked"
+    assert [t.get_text() for t in axes.texts] == ["1", "2"]
+    assert axes.get_ylim()[0] == 0
 
 
 def test_a_point_is_at_its_bytes_and_quality_and_as_large_as_it_is_fast() -> None:
@@ -129,7 +175,11 @@ def test_a_point_is_at_its_bytes_and_quality_and_as_large_as_it_is_fast() -> Non
     b, a = (p.get_sizes()[0] for p in points)
     assert at == [pytest.approx((200, 40)), pytest.approx((100, 50))]
     assert a / b == pytest.approx(2)
-    assert [t.get_text() for t in axes.texts] == ["b, 30.0 tokens/s", "a, 60.0 tokens/s"]
+    assert [p.get_label() for p in points] == [
+        "b: 200 MB, 40.0 %, 30.0 tokens/s",
+        "a: 100 MB, 50.0 %, 60.0 tokens/s",
+    ]
+    assert axes.get_xlabel() == "bytes, MB; the area is the speed of decoding"
     assert axes.get_ylabel() == "word error rate, %; less is better"
 
 
@@ -140,8 +190,9 @@ def test_schemes_in_one_record_are_points() -> None:
         for name, unit, value in (("bytes", "B", n_bytes), ("word_error_rate", "share", share))
     ]
     (axes,) = pictures.trade(record(part("schemes", counts=tuple(counts)))).axes
-    assert [t.get_text() for t in axes.texts] == ["int8", "int4"]
     points: list[Any] = list(axes.collections)
+    assert [p.get_label() for p in points] == ["int8: 200 MB, 40.0 %", "int4: 100 MB, 50.0 %"]
+    assert axes.get_xlabel() == "bytes, MB"
     assert [tuple(p.get_offsets()[0]) for p in points] == [(200, 40), (100, 50)]
 
 
@@ -152,8 +203,10 @@ def test_what_was_not_measured_is_named() -> None:
         pictures.latency(record(part("stream")))
     with pytest.raises(RecordError, match="memory: expected a series rss to draw"):
         pictures.memory(record(part("memory")))
-    with pytest.raises(RecordError, match="a count word_error_rate, got none"):
+    with pytest.raises(RecordError, match="two or more with bytes and a count word_error_rate"):
         pictures.trade(record(offline()))
+    with pytest.raises(RecordError, match="got 1"):  # a point alone is no trade
+        pictures.trade(scored("a", 1, 0.5, 1.0))
 
 
 def test_all_that_can_be_drawn_is_saved_the_same_every_time(tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ def test_nothing_is_measured_twice() -> None:
         Count(name="bytes", unit="B", value=float("inf"))
 
 
+def test_a_series_has_a_finite_value_at_every_time() -> None:
+    with pytest.raises(RecordError, match="as many times as values, got 1 and 2"):
+        Series(name="rss", unit="MB", t_s=(0.0,), values=(1.0, 2.0))
+    with pytest.raises(RecordError, match="rss: expected finite times and values"):
+        Series(name="rss", unit="MB", t_s=(0.0,), values=(float("nan"),))
+
+
 def test_the_order_of_labels_does_not_change_a_key() -> None:
     a = Measure(name="x", unit="ms", samples=(1.0,), of={"b": 1, "a": "y"})
     b = Measure(name="x", unit="ms", samples=(1.0,), of={"a": "y", "b": 1})

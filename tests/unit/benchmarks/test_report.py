@@ -105,12 +105,21 @@ def test_names_are_text_and_never_tags() -> None:
 
 
 def test_every_table_has_a_caption_and_headers() -> None:
-    assert len(PAGE.tables) == 4  # measured, counted, conditions, samples
+    assert len(PAGE.tables) == 5  # measured, counted, settings, conditions, samples
     for table in PAGE.tables:
         assert table["caption"] == 1
+        assert table["thead"] == 1
         assert table["th"] >= 2
     scopes = {a.get("scope") for tag, a in PAGE.attributes if tag == "th"}
-    assert scopes == {"col", "row"}
+    assert scopes == {"col", "row", "rowgroup"}
+
+
+def test_every_row_begins_with_what_it_is() -> None:
+    rows = re.findall(r"<tr>(.*?)</tr>", TEXT)
+    assert len(rows) == sum(table["tr"] for table in PAGE.tables)
+    assert all(row.startswith('<th scope="') for row in rows)
+    (total,) = (row for row in rows if ">total, ms<" in row)  # alone, and of nothing
+    assert total.startswith('<th scope="row">total, ms</th><td>kokanee</td><td class="n">5.00</td>')
 
 
 def test_the_page_can_be_heard_and_read_on_a_telephone() -> None:
