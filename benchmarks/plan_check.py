@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from kokanee.engine import Engine, read_manifest
 from kokanee.engine.encoders import Encoders
 from kokanee.engine.engine import open_decoder
-from kokanee.engine.features import SAMPLE_RATE, Fbank, LogMel
+from kokanee.engine.features import Fbank, LogMel
 from kokanee.engine.manifest import GRAPHS
 from kokanee.engine.onnx import open_graph
 from kokanee.engine.segments import apply_policy
@@ -66,7 +67,7 @@ def measure(folder: Path, runs: int) -> dict[str, float]:
     for run in range(runs + 1):
         for n in PREFILLS:
             decoder.cache.trim(0)
-            took, _ = profile_measure.undisturbed(lambda n=n: decoder.prefill(embeds[:n]))
+            took, _ = profile_measure.undisturbed(partial(decoder.prefill, embeds[:n]))
             if run:
                 add(f"prefill {n}", took)
         for depth in (150, DEEP):
@@ -97,20 +98,25 @@ def _encode(folder: Path, runs: int, add: Any) -> None:
         for length in SOUND_S:
             pcm = profile_measure.some_sound(length)
             (segment,) = apply_policy(pcm, policy).segments
-            took, _ = profile_measure.undisturbed(
-                lambda pcm=pcm: (LogMel().picture(pcm), Fbank().picture(pcm))
-            )
+            took, _ = profile_measure.undisturbed(partial(_features, pcm))
             spent = {"features": took}
 
             def timed(graph: Any, outputs: Any, feeds: Any, spent: Any = spent) -> Any:
                 made: list[Any] = []
-                took, _ = profile_measure.undisturbed(lambda: made.extend(graph.run(outputs, feeds)))
+                took, _ = profile_measure.undisturbed(
+                    lambda: made.extend(graph.run(outputs, feeds))
+                )
                 spent[names[id(graph)]] = took
                 return made
 
             encoders.soft_tokens(segment, dict.fromkeys(ENCODE, 0.0), run=timed)
             for name, took in spent.items() if run else ():
                 add(f"{name} {length:g} s", took)
+
+
+def _features(pcm: Any) -> None:
+    LogMel().picture(pcm)
+    Fbank().picture(pcm)
 
 
 def predict(folder: Path, profile: Profile) -> dict[str, float]:

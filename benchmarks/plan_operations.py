@@ -9,11 +9,10 @@ moves nothing costs is that of the smallest addition.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kokanee.export.audio_encoder import QUERY_BLOCK
 from kokanee.export.dims import (
     Architecture,
     BeatsDims,
@@ -26,6 +25,7 @@ from kokanee.quant.schemes import BLOCKWISE
 from .profile import Profile
 from .roofline import n_patches, n_windows
 
+QUERY_BLOCK = 128  # export/audio_encoder.py, which would need onnx
 GRID = 64  # engine/context.py: soft tokens are prefilled in chunks of so many
 CHUNK = 256  # engine/decoder.py: anything else in chunks of so many
 
@@ -50,7 +50,7 @@ def seconds(operations: Sequence[Operation], profile: Profile) -> float:
 
 def by_op(operations: Sequence[Operation], profile: Profile) -> dict[str, float]:
     """Seconds of each kind of operator."""
-    made: Counter[str] = Counter()
+    made: defaultdict[str, float] = defaultdict(float)
     for o in operations:
         made[o.op] += o.times * profile.seconds(o.op, rows=o.rows, size=o.size)
     return dict(made)

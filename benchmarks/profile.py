@@ -5,7 +5,7 @@ follows a power of the rows, and of the size: straight lines through logarithms.
 comes back exactly. Beyond the last row or size the last line goes on, never flatter than nothing
 and never steeper than proportional; below the first it does too, so that less is never dearer.
 
-`benchmarks/profiling.py` measures; `benchmarks/operations.py` says what a model asks for.
+profile_measure.py measures; plan_operations.py says what a model asks for.
 """
 
 from __future__ import annotations

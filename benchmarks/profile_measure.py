@@ -4,9 +4,9 @@ Each graph is a chain or a row of one operator with weights of its own at every 
 larger than a processor's caches, so that they come from memory as a model's do. None has the sizes
 of a model that is predicted: widths are powers of two. The time of a run is divided by the nodes.
 
-Other programs only ever add time. What this process's threads waited for a core, as Linux counts it,
-is taken off; of what is left every point keeps the lower quartile of its runs, and the rows of one
-graph take turns, so that a slow minute does not fall on one of them.
+Other programs only ever add time. What this process's threads waited for a core, as Linux counts
+it, is taken off; of what is left every point keeps the lower quartile of its runs, and the rows of
+one graph take turns, so that a slow minute does not fall on one of them.
 
 Needs the extra [build].
 """
@@ -47,7 +47,11 @@ PACKINGS = (
     "int4_zeros_block32",
 )
 WIDTHS = (256, 1024, 4096)  # of square matrices
-ROWS = {256: (1, 8, 32, 128, 512, 1536), 1024: (1, 8, 32, 128, 512, 1536), 4096: (1, 8, 32, 128, 512)}
+ROWS = {
+    256: (1, 8, 32, 128, 512, 1536),
+    1024: (1, 8, 32, 128, 512, 1536),
+    4096: (1, 8, 32, 128, 512),
+}
 F32_WIDTHS = (256, 1024, 2048)  # a float32 matrix of 4096 is in no model
 N_ELEMENTS = (1 << 9, 1 << 13, 1 << 17, 1 << 20, 1 << 22)
 CACHE_BYTES = 192 << 20  # weights of a chain: more than any cache

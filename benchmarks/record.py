@@ -52,6 +52,7 @@ class Measure:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_unit(self.unit)
+        _check_labels(self.of, self.name)
         if not self.samples or not all(math.isfinite(x) for x in self.samples):
             raise RecordError(f"{self.name}: expected finite samples, got {self.samples!r}")
         if self.better not in ("less", "more"):
@@ -76,8 +77,11 @@ class Count:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_unit(self.unit)
-        if not math.isfinite(self.value):
+        _check_labels(self.of, self.name)
+        if isinstance(self.value, bool) or not math.isfinite(self.value):
             raise RecordError(f"{self.name}: expected a finite value, got {self.value!r}")
+        if self.better not in ("less", "more", None):
+            raise RecordError(f"{self.name}: expected better less or more, got {self.better!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class Series:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_unit(self.unit)
+        _check_labels(self.of, self.name)
         if len(self.t_s) != len(self.values):
             raise RecordError(
                 f"{self.name}: expected as many times as values, got {len(self.t_s)} and"
@@ -144,6 +149,9 @@ class Part:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
+        if not math.isfinite(self.seconds):
+            raise RecordError(f"{self.name}: expected finite seconds, got {self.seconds!r}")
         keys = [key(self.name, m) for m in self.measures]
         keys += [key(self.name, c) for c in self.counts]
         if len(set(keys)) != len(keys):
@@ -292,7 +300,6 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "why": str,
     "what": str,
     "seconds": (int, float),
-    "t_s": (int, float, list),
     "value": (int, float),
     "samples": list,
     "values": list,
@@ -329,7 +336,7 @@ def _made(kind: Any, data: Any, where: str) -> Any:
     made: dict[str, Any] = {}
     for name, value in data.items():
         at = f"{where}.{name}"
-        expected = _KINDS.get(name)
+        expected = list if name == "t_s" and kind is Series else _KINDS.get(name)
         if expected is not None and not isinstance(value, expected):
             raise RecordError(f"{at}: got {type(value).__name__} {str(value)[:40]!r}")
         if (kind, name) in _NESTED:
@@ -339,9 +346,12 @@ def _made(kind: Any, data: Any, where: str) -> Any:
             made[name] = tuple(_made(nested, v, f"{at}[{i}]") for i, v in enumerate(value))
         elif name == "noise":
             made[name] = _made(Noise, value, at)
+            _check_numbers(list(made[name].evidence.values()), f"{at}.evidence")
         elif isinstance(value, list):
             if name in ("samples", "values", "t_s"):
                 _check_numbers(value, at)
+            if name in ("reasons", "notes"):
+                _check_texts(value, at)
             made[name] = tuple(value)
         else:
             made[name] = value
@@ -352,6 +362,20 @@ def _check_numbers(values: Sequence[Any], where: str) -> None:
     wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float))]
     if wrong:
         raise RecordError(f"{where}: expected numbers, got {wrong[0]!r}")
+
+
+def _check_texts(values: Sequence[Any], where: str) -> None:
+    wrong = [v for v in values if not isinstance(v, str)]
+    if wrong:
+        raise RecordError(f"{where}: expected text, got {wrong[0]!r}")
+
+
+def _check_labels(of: Mapping[str, Label], name: str) -> None:
+    for label, value in of.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise RecordError(f"{name}: label {label}: expected text or a number, got {value!r}")
+        if set(f"{label}{value}") & set(",=[]\n"):
+            raise RecordError(f"{name}: label {label}: expected no , = [ ], got {value!r}")
 
 
 def _check_name(name: str) -> None:

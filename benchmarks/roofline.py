@@ -1,13 +1,17 @@
-"""How long a machine that nobody has run this on would take: predicted from bytes and FLOPs.
+"""How long a GPU that nobody has run this on would take: predicted from bytes and FLOPs.
 
 A stage does `flops` of arithmetic and moves `bytes` of memory. A device has a peak of each, of
-which software reaches a share; nobody knows the share beforehand, so it is a range, and so is every
-prediction:
+which software reaches a share. What share is a range, that of what others measured on such cards
+with other software (devices.json), and so is every prediction:
 
-    seconds = max(flops / (peak x share), bytes / (bandwidth x share)) + n_nodes x launch
+    roof  = max(flops / (peak x share), bytes / (bandwidth x share))
+    best  = max(roof, n_nodes x launch)         with the largest shares
+    worst = roof + n_nodes x launch             with the smallest
 
-best with the largest shares, worst with the smallest. The stages, for n rows (frames, patches,
-positions) of width d, d_ffn inside, behind p cached positions:
+A processor is predicted from operators that were measured on it: see plan_operations.py.
+
+The stages, for n rows (frames, patches, positions) of width d, d_ffn inside, behind p cached
+positions:
 
     Whisper, BEATs   2 n (4 d^2 + 2 d d_ffn) + 4 n^2 d             a layer, and the convolutions
     Q-Former         a window: 17 frames into keys and values, one query through its layers
@@ -24,11 +28,12 @@ other programs. Everything made here is a prediction and is called so.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kokanee.export.dims import (
     Architecture,
@@ -36,9 +41,8 @@ from kokanee.export.dims import (
     LlamaConfig,
     QFormerDims,
     WhisperDims,
-    salmonn_dims,
 )
-from kokanee.quant.schemes import BLOCKWISE, LLM_SCHEMES
+from kokanee.quant.schemes import BLOCKWISE
 
 FRAME_S = 0.02  # of Whisper: its second convolution halves the rate
 DEVICES = Path(__file__).parent / "devices.json"
@@ -112,22 +116,77 @@ class Efficiency:
             raise ValueError(f"efficiency: expected (least, most) above 0, got {self}")
 
 
-GPU = Efficiency(compute=(0.35, 0.5), bandwidth=(0.6, 0.8), launch_us=(3.0, 10.0))
-"""Assumed, not measured: what ONNX Runtime's CUDA provider might reach on a large matrix."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Of a card's peak, what somebody's software reached."""
+
+    device: str
+    model: str
+    software: str
+    of: Literal["compute", "bandwidth"]
+    share: float
+    source: str
+
+
+@functools.cache
+def published_shares(path: Path = DEVICES) -> tuple[Share, ...]:
+    """From the rows of devices.json; "measured" there says how a row becomes a share."""
+    table = json.loads(path.read_text("utf-8"))
+    peaks = {device.name: device for device in read_devices(path)}
+
+    def share(row: dict[str, Any], of: Literal["compute", "bandwidth"], rate: float) -> Share:
+        device = peaks[row["device"]]
+        peak = device.bandwidth_gb_s * 1e9 if of == "bandwidth" else 2 * device.tflops * 1e12
+        names = {name: row[name] for name in ("device", "model", "software", "source")}
+        return Share(of=of, share=rate / peak, **names)
+
+    made = []
+    for row in table["measured"]["rows"]:
+        rate = row["tokens_per_s"]
+        if row["what"] == "decode":
+            made.append(share(row, "bandwidth", row["n_bytes"] * rate))
+        else:  # llama.cpp accumulates in float16, at twice the rate
+            made.append(share(row, "compute", 2 * row["n_weights"] * rate))
+    row = table["measured"]["unpacking"]
+    rate = row["prefill_tokens_per_s"] / row["n_positions"]
+    return (*made, share(row, "bandwidth", (row["n_bytes"] + 4 * row["n_weights"]) * rate))
+
+
+@functools.cache
+def gpu_efficiency(path: Path = DEVICES) -> Efficiency:
+    """The range of shares that others measured on consumer GPUs, from the rows of devices.json.
+
+    Nearly all of them ran llama.cpp, none this software. A launch is what is left of a step of
+    decoding with ONNX Runtime when its traffic is taken off, for each node of a graph like ours.
+    """
+    shares = published_shares(path)
+    compute = [s.share for s in shares if s.of == "compute"]
+    bandwidth = [s.share for s in shares if s.of == "bandwidth"]
+    row = json.loads(path.read_text("utf-8"))["measured"]["unpacking"]
+    (device,) = (d for d in read_devices(path) if d.name == row["device"])
+    step, n_nodes = 1 / row["decode_tokens_per_s"], _llm_nodes(row["n_layers"])
+    traffic = row["n_bytes"] / (device.bandwidth_gb_s * 1e9)
+    soon, late = (
+        1e6 * (step - traffic / share) / n_nodes for share in (min(bandwidth), max(bandwidth))
+    )
+    return Efficiency(
+        compute=(min(compute), max(compute)),
+        bandwidth=(min(bandwidth), max(bandwidth)),
+        launch_us=(soon, late),
+    )
 
 
 def seconds(stage: Stage, device: Device, efficiency: Efficiency) -> Range:
-    """How long a stage takes there."""
+    """How long a stage takes there: launches run ahead of the work at best, hold it up at worst."""
     n_bytes = stage.work.bytes + (4 * stage.n_unpacked if device.unpacks else 0)
     (slow, fast), (thin, wide) = efficiency.compute, efficiency.bandwidth
-    soon, late = efficiency.launch_us
+    soon, late = (stage.n_nodes * us * 1e-6 for us in efficiency.launch_us)
 
-    def at(compute: float, bandwidth: float, launch_us: float) -> float:
+    def roof(compute: float, bandwidth: float) -> float:
         arithmetic = stage.work.flops / (device.tflops * 1e12 * compute)
-        traffic = n_bytes / (device.bandwidth_gb_s * 1e9 * bandwidth)
-        return max(arithmetic, traffic) + stage.n_nodes * launch_us * 1e-6
+        return max(arithmetic, n_bytes / (device.bandwidth_gb_s * 1e9 * bandwidth))
 
-    return Range(best=at(fast, wide, soon), worst=at(slow, thin, late))
+    return Range(best=max(roof(fast, wide), soon), worst=roof(slow, thin) + late)
 
 
 def read_devices(path: Path = DEVICES) -> tuple[Device, ...]:
@@ -250,9 +309,13 @@ def llm(
     return Stage(
         name="decode" if n_new == 1 else "prefill",
         work=Work(flops=flops, bytes=n_bytes),
-        n_nodes=13 * c.n_layers + 7,
+        n_nodes=_llm_nodes(c.n_layers),
         n_unpacked=n_weights if n_new > 1 and packing in BLOCKWISE else 0,
     )
+
+
+def _llm_nodes(n_layers: int) -> int:
+    return 13 * n_layers + 7  # as counted in bundles
 
 
 def _layer_weights(c: LlamaConfig) -> int:
@@ -293,27 +356,3 @@ class Model:
             head_packing=self.sizes.head_packing,
             cache_bytes=self.cache_bytes,
         )
-
-    def memory_gb(self, n_ctx: int) -> float:
-        """Weights and cache, without activations; the embedding table stays on the host."""
-        c = self.sizes.llm
-        weights = sum(stage.work.bytes for stage in (*self.encoding(30.0), self.prefill(1)))
-        cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * self.cache_bytes * n_ctx
-        return (weights + cache) / 1e9
-
-
-def official(size: Literal["7b", "13b"], llm_quant: str = "int4_block128") -> Architecture:
-    """SALMONN's published sizes, encoders in 8 bits."""
-    whisper, beats, qformer, llama = salmonn_dims(size)
-    scheme = LLM_SCHEMES[llm_quant]
-    return Architecture(
-        speech_encoder=whisper,
-        audio_encoder=beats,
-        connector=qformer,
-        llm=llama,
-        encoder_packing="int8_block128",
-        connector_packing="f16",
-        llm_packing=scheme.packing,
-        head_packing=scheme.head_packing,
-        table_packing=None,
-    )

@@ -16,11 +16,11 @@ COMMANDS = {
     "demo": "Answer about three bundled recordings.",
     "build": "Make a bundle and keep it.",
     "quantize": "Store a bundle's model in other schemes, and compare them.",
-    "plan": "Say whether a model fits a machine, and how fast it would be.",
     "inspect": "Show what is in a bundle.",
     "trace": "Write down every array between samples and answer.",
     "eval": "Measure how well a bundle hears.",
     "bench": "Measure latency, memory and quality, beside alternatives.",
+    "plan": "Say whether a model fits a machine, and how fast it would be.",
     "doctor": "Say what is installed, what is missing and what mends it.",
 }
 

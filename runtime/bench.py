@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kokanee.benchmarks import comparison, pictures, report, shown
 from kokanee.benchmarks.contenders import CONTENDERS, KOKANEE
 from kokanee.benchmarks.field import Setup, subject
+from kokanee.benchmarks.machine import conditions
 from kokanee.benchmarks.record import Record, read, to_json, write
 from kokanee.benchmarks.run import PARTS, UNTRAINED, again, run
 from kokanee.engine import read_manifest
@@ -66,8 +67,8 @@ command.add_command(comparison.compare)
 # --- options that every measurement has -----------------------------------------------------------
 
 
-def measurement(made: F) -> F:
-    """The bundle, the machine, how often, beside whom, and where the record goes."""
+def outputs(made: F) -> F:
+    """--json, --pictures, --html, --csv, --markdown: the forms of a record."""
     for option in (
         options.as_json,
         click.option(
@@ -78,6 +79,15 @@ def measurement(made: F) -> F:
         _file("--html", "The record as a page that opens offline."),
         _file("--csv", "Its statistics, a row a measure."),
         _file("--markdown", "Its tables."),
+    ):
+        made = option(made)
+    return made
+
+
+def measurement(made: F) -> F:
+    """The bundle, the machine, how often, beside whom, and where the record goes."""
+    for option in (
+        outputs,
         _file("--out", "The record itself: JSON, every sample kept."),
         work,
         click.option(
@@ -273,6 +283,14 @@ def everything(parts: str | None, resume: bool, **given: Any) -> None:
 
 
 @command.command()
+@click.argument("recorded", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@outputs
+def show(recorded: Path, **given: Any) -> None:
+    """Show a record that was kept, and draw or write it in any form."""
+    _give(read(recorded), given)
+
+
+@command.command()
 @click.argument("recorded", type=click.Path(dir_okay=False, exists=True, path_type=Path), nargs=-1)
 @click.option("--parts", metavar="NAMES", help="Only these, with commas.")
 @click.option(
@@ -406,9 +424,23 @@ def _kept(out: Path | None, setup: Setup) -> Record | None:
     if not out.is_file():
         return None
     kept = read(out)
-    if kept.subject != subject(setup.bundle):
-        raise click.UsageError(f"{out} is of another bundle; leave --resume out to begin anew")
+    now = conditions(threads=setup.threads, device=setup.device)
+    same = ("machine", "threads", "device", "libraries")
+    if kept.subject != subject(setup.bundle) or any(
+        _steady(kept.conditions.get(name)) != _steady(now[name]) for name in same
+    ):
+        raise click.UsageError(
+            f"{out} is of another bundle, machine, number of threads or version of a library;"
+            " leave --resume out to begin anew"
+        )
     return kept
+
+
+def _steady(condition: Any) -> Any:
+    """Without what changes from minute to minute."""
+    if isinstance(condition, Mapping):
+        return {name: value for name, value in condition.items() if name != "load_average"}
+    return condition
 
 
 def _give(record: Record, given: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from kokanee.benchmarks import planning, profile
 from kokanee.benchmarks.machine import machine, versions
-from kokanee.benchmarks.planning import Configuration, Part, Place, Range, Speed
-from kokanee.benchmarks.roofline import gpu_efficiency, read_devices
+from kokanee.benchmarks.planning import Configuration, Part, Place, Speed
+from kokanee.benchmarks.roofline import Range, gpu_efficiency, published_shares, read_devices
 from kokanee.engine import KokaneeError
 from kokanee.export.nano import default_cache
 from kokanee.quant.schemes import LLM_SCHEMES
@@ -29,12 +29,20 @@ THIS = "this machine"
 _SAME = ("cpu", "n_cpus", "instructions")  # a profile of other ones is another machine's
 _GPU = (
     "Shares of the card's peaks measured by others with llama.cpp, not with this software"
-    " (kokanee plan --list-devices --json has the rows); what a launch costs is assumed. Nobody has"
-    " run this on a GPU: a range from best to worst, and no promise that it holds."
+    " (kokanee plan --list-devices --json has the rows and their sources). Nobody has run this on a"
+    " GPU: a range from best to worst, and no promise that it holds."
 )
 
+EXAMPLES = """\b
+Examples:
+  kokanee plan 7B
+  kokanee plan 13B --llm-quant int4 --device "RTX 4070" --json
+  kokanee plan my-bundle/ --context 4096
+  kokanee plan nano --measure
+"""
 
-@click.command()
+
+@click.command(epilog=EXAMPLES)
 @click.argument("model", required=False)
 @click.option(
     "--llm-quant",
@@ -125,9 +133,7 @@ def known(path: Path, recorded: Path = profile.RECORDED) -> Known:
     if path.is_file() and alike:
         says = f"Operators measured on this machine ({cpus})."
         if runs != versions(("onnxruntime",)):
-            says += (
-                f" ONNX Runtime was {runs['onnxruntime']} then: measure again with --measure."
-            )
+            says += f" ONNX Runtime was {runs['onnxruntime']} then: measure again with --measure."
         return Known(kept, True, says)
     if path.is_file():
         says = f"Operators measured on ANOTHER machine ({cpus}), whose profile lies in {path}."
@@ -143,6 +149,7 @@ class Plan:
     configuration: Configuration
     place: Place
     fits: bool | None
+    tight: bool  # it fits, with less left than a desktop takes
     parts: tuple[Part, ...]
     speed: Speed
     suggestion: planning.Suggestion | None
@@ -161,6 +168,7 @@ class Plan:
             "device": self.place.name,
             "configuration": self.configuration.to_json(),
             "fits": self.fits,
+            "tight": self.tight,
             "memory": {
                 "has_gb": _gb(self.place.memory_bytes),
                 "room_gb": _gb(room),
@@ -196,7 +204,7 @@ def make(configuration: Configuration, place: Place, known: Known) -> Plan:
     suggestion = smallest = None
     if fits is False:
         suggestion = planning.nearest(configuration, place)
-        card = None if suggestion else planning.smallest_device(configuration)
+        card = planning.smallest_device(configuration)
         smallest = card.name if card else None
     if place.device is not None:
         features = known.profile.seconds("features", rows=5) / 5
@@ -211,8 +219,9 @@ def make(configuration: Configuration, place: Place, known: Known) -> Plan:
         speed = planning.on_processor(configuration, known.profile)
         efficiencies = known.says
         uncertainty = (
-            f"within {planning.UNCERTAINTY:.0%} of what was measured, nano and 7B, every stage, on"
-            " an otherwise idle machine (kokanee.benchmarks.plan_check)"
+            f"within a factor of {planning.worst_factor():.2f} of what was measured minutes after"
+            " the profile: every stage of nano and 7B, on two cores, what other programs took"
+            " taken off (kokanee.benchmarks.plan_check)"
         )
         if not known.of_this_machine:
             uncertainty += "; how far this machine differs from that one is not known"
@@ -220,6 +229,7 @@ def make(configuration: Configuration, place: Place, known: Known) -> Plan:
         configuration=configuration,
         place=place,
         fits=fits,
+        tight=place.tight(configuration),
         parts=planning.budget(configuration, on_gpu=place.on_gpu),
         speed=speed,
         suggestion=suggestion,
@@ -249,16 +259,17 @@ def _list_devices(as_json: bool) -> None:
 
         table = json.loads(DEVICES.read_text("utf-8"))
         shares = dataclasses.asdict(gpu_efficiency())
-        click.echo(json.dumps(table | {"efficiency": shares}))
+        rows = [dataclasses.asdict(share) for share in published_shares()]
+        click.echo(json.dumps(table | {"shares": rows, "efficiency": shares}))
         return
-    rows = Table(box=None)
+    cards = Table(box=None)
     for title in ("card", "memory", "bandwidth", "float16"):
-        rows.add_column(title, justify="left" if title == "card" else "right")
+        cards.add_column(title, justify="left" if title == "card" else "right")
     for d in devices:
-        rows.add_row(
+        cards.add_row(
             d.name, f"{d.memory_gb:g} GB", f"{d.bandwidth_gb_s:g} GB/s", f"{d.tflops:g} TFLOPS"
         )
-    Console(markup=False, highlight=False).print(rows)
+    Console(markup=False, highlight=False).print(cards)
     click.echo(_GPU)
 
 
@@ -274,22 +285,25 @@ def _show(plan: Plan) -> None:
     needs, room = planning.needed(plan.parts) / 1e9, place.room
     head = {True: "fits", False: "does NOT fit", None: "memory unknown:"}[plan.fits]
     has = "" if room is None else f" of {room / 1e9:.1f} GB"
-    kept = "" if place.on_gpu or room is None else f" ({planning.SYSTEM_GB:g} GB left to the system)"
-    console.print(f"{c.model} {head} {place.name}: {needs:.2f} GB{has}{kept}")
+    kept = (
+        "" if place.on_gpu or room is None else f" ({planning.SYSTEM_GB:g} GB left to the system)"
+    )
+    console.print(f"{planning.shown(c.model)} {head} {place.name}: {needs:.2f} GB{has}{kept}")
     console.print(
         f"language model {c.llm_quant}, encoders {c.encoder_quant}, {c.kv_cache} cache of"
         f" {c.n_ctx} positions"
     )
+    if plan.tight:
+        console.print(
+            f"tight: less than {planning.DESKTOP_GB:g} GB left, which a desktop or a browser takes"
+        )
     if plan.suggestion is not None:
         console.print(f"nearest that fits: {', '.join(plan.suggestion.changed)}")
-        console.print(f"    {plan.suggestion.options}")
-    elif plan.fits is False:
-        name = plan.smallest_device
-        console.print(
-            f"nothing smaller fits; the smallest card that holds it: {name}"
-            if name
-            else "nothing smaller fits, nor any card of the table"
-        )
+        console.print(f"    {plan.suggestion.options}", soft_wrap=True)
+    if plan.fits is False:
+        nothing = "" if plan.suggestion else "nothing smaller fits; "
+        card = plan.smallest_device
+        console.print(f"{nothing}the smallest card that holds it as it is: {card or 'none here'}")
     console.print(_memory(plan.parts))
     console.print(_speed(plan))
     console.print(f"PREDICTED, not measured. {plan.efficiencies}")
@@ -312,7 +326,8 @@ def _memory(parts: Sequence[Part]) -> Table:
 
 def _speed(plan: Plan) -> Table:
     speed, on_gpu = plan.speed, plan.place.on_gpu
-    table = Table(box=None, title="Speed", title_justify="left", show_header=False)
+    title = "Speed, if it had the memory" if plan.fits is False else "Speed"
+    table = Table(box=None, title=title, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
 
@@ -330,7 +345,8 @@ def _speed(plan: Plan) -> Table:
     row(f"question of {plan.configuration.n_question} positions", speed.question)
     for what, step in (("behind 150 positions", speed.step_short), ("full", speed.step_full)):
         table.add_row(
-            f"decode, context {what}", _rate(Range(best=1 / step.best, worst=1 / step.worst), on_gpu)
+            f"decode, context {what}",
+            _rate(Range(best=1 / step.best, worst=1 / step.worst), on_gpu),
         )
     for name, took in speed.first_token.items():
         mode, length = name.removesuffix("s").split("_")
@@ -344,9 +360,8 @@ def _speed(plan: Plan) -> Table:
 
 
 def _duration(took: Range, on_gpu: bool) -> str:
-    if on_gpu:
-        return f"{_seconds(took.best)} to {_seconds(took.worst)}"
-    return f"{_seconds((took.best * took.worst) ** 0.5)} ± {planning.UNCERTAINTY:.0%}"
+    ends = f"{_seconds(took.best)} to {_seconds(took.worst)}"
+    return ends if on_gpu else f"{_seconds((took.best * took.worst) ** 0.5)} ({ends})"
 
 
 def _seconds(s: float) -> str:
@@ -354,6 +369,5 @@ def _seconds(s: float) -> str:
 
 
 def _rate(rate: Range, on_gpu: bool) -> str:
-    if on_gpu:
-        return f"{rate.best:.3g} to {rate.worst:.3g} /s"
-    return f"{(rate.best * rate.worst) ** 0.5:.3g} /s ± {planning.UNCERTAINTY:.0%}"
+    ends = f"{rate.best:.3g} to {rate.worst:.3g} /s"
+    return ends if on_gpu else f"{(rate.best * rate.worst) ** 0.5:.3g} /s ({ends})"

@@ -105,7 +105,8 @@ class Contender:
     def open(self, role: Role, spec: Mapping[str, Any]) -> Any:
         """Load it; what comes back has the role's methods.
 
-        Where it has `facts`, they say what exactly it is: model, n_bytes of its files, and a note.
+        Where it has `facts`, they say what exactly it is: "what" in a short phrase, "n_bytes" of
+        its weights or files, and a "note" on what to keep in mind.
 
         Raises:
             ImportError: a package is missing after all.

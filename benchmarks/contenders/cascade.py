@@ -20,7 +20,7 @@ import numpy.typing as npt
 from kokanee.engine import read_manifest
 
 from . import Said
-from .weights import cache_of, need_nano, smollm2, whisper_folder, work_of
+from .weights import cache_of, model_name, need_nano, smollm2, whisper_folder, work_of
 
 F32 = npt.NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class Cascade:
             num_workers=1,
         )
         n_bytes = (folder / "model.bin").stat().st_size
-        model = f"faster-whisper base {compute_type}, greedy, English given, no VAD"
+        what = f"Whisper base {compute_type}"
         self._llm: Any = None
         if not spec.get("transcript_only"):
             from kokanee.benchmarks.rivals import LlamaCpp
@@ -76,11 +76,12 @@ class Cascade:
             gguf = Path(spec["gguf"])
             self._llm = LlamaCpp(gguf, "cascade", threads=spec["threads"], n_ctx=N_CTX)
             n_bytes += gguf.stat().st_size
-            model += f"; llama.cpp, {gguf.stem}"
+            what += f" + {model_name(gguf)}"
         self.facts = {
-            "model": model,
+            "what": what,
             "n_bytes": n_bytes,
-            "note": "Whisper's encoder always runs over 30 s, whatever the sound's length",
+            "note": "greedy, English given, no voice activity detection;"
+            " Whisper's encoder always runs over 30 s, whatever the sound's length",
         }
 
     def answer(self, pcm: F32, question: str, *, max_new_tokens: int) -> Said:

@@ -11,7 +11,7 @@ import numpy as np
 from kokanee.engine import read_manifest
 
 from . import UnavailableError
-from .weights import is_nano, language_model, usual_kind
+from .weights import is_nano, language_model, model_name, usual_kind
 
 _CHUNK = 512  # positions that are filled at once
 
@@ -51,7 +51,7 @@ class Decoding:
         self._token = 5
         nano = is_nano(read_manifest(Path(spec["bundle"])))
         self.facts = {
-            "model": f"llama.cpp, {path.stem}, float16 cache",
+            "what": f"{model_name(path)}, float16 cache",
             "n_bytes": path.stat().st_size,
             "note": "no adapter" if nano else "random weights of the same sizes, no adapter",
         }
@@ -60,7 +60,7 @@ class Decoding:
         """Fill what is missing, forget what is too much."""
         rng = np.random.default_rng(0)
         while (missing := n_past - self._llm.length) > 0:
-            self._llm.append(rng.integers(5, 999, min(missing, _CHUNK)).tolist())
+            self._llm.append(rng.integers(5, 250, min(missing, _CHUNK)).tolist())
         self._llm.trim(n_past)
 
     def prefill(self, n_new: int) -> None:

@@ -25,7 +25,7 @@ from kokanee.export.nano.build import HERE
 from kokanee.export.sources import WHISPER_BASE, fetch
 
 from . import UnavailableError
-from .weights import cache_of, elsewhere, is_nano, language_model, usual_kind, work_of
+from .weights import cache_of, elsewhere, is_nano, language_model, model_name, usual_kind, work_of
 
 F32 = npt.NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class Encoding:
 
         Args:
             spec: bundle, threads; openvino, the folder, as `prepare` has it; for making it work,
-                cache.
+                cache; precision (f32, bf16), by default what the plugin chooses.
         """
         manifest = read_manifest(Path(spec["bundle"]))
         folder = Path(spec["openvino"])
@@ -76,10 +76,11 @@ class Encoding:
         self._models = [_compiled(folder / f"{name}.xml", spec) for name in ENCODERS]
         precision = _said(self._models[0], "INFERENCE_PRECISION_HINT")
         self.facts = {
-            "model": f"OpenVINO, the reference's encoders converted, computed in {precision}",
+            "what": f"encoders of {manifest.name} in float16, computed in {precision}",
             "n_bytes": sum((folder / f"{name}.bin").stat().st_size for name in ENCODERS),
-            "note": "float16 files; "
-            + ("the bundle's weights" if is_nano(manifest) else "random weights of the same sizes"),
+            "note": "the bundle's weights"
+            if is_nano(manifest)
+            else "random weights of the same sizes",
         }
 
     def encode(self, pcm: F32) -> Mapping[str, float]:
@@ -113,7 +114,7 @@ class Decoding:
 
         Args:
             spec: bundle, threads; openvino, the folder, as `prepare` has it; for making it gguf,
-                work, cache, shape, quant, as for llama.cpp.
+                work, cache, shape, quant, as for llama.cpp; precision, as for `Encoding`.
         """
         self._ov = importlib.import_module("openvino")
         file = Path(spec["openvino"]) / "openvino_model.xml"
@@ -124,7 +125,7 @@ class Decoding:
         cache = _said(model, "KV_CACHE_PRECISION")
         nano = is_nano(read_manifest(Path(spec["bundle"])))
         self.facts = {
-            "model": f"OpenVINO, {Path(spec['gguf']).stem}, computed in {precision}, {cache} cache",
+            "what": f"{model_name(Path(spec['gguf']))}, computed in {precision}, {cache} cache",
             "n_bytes": file.with_suffix(".bin").stat().st_size,
             "note": "no adapter" if nano else "random weights of the same sizes, no adapter",
         }
@@ -133,7 +134,7 @@ class Decoding:
         """Fill what is missing, cut what is too much off the state."""
         rng = np.random.default_rng(0)
         while (missing := n_past - self._length) > 0:
-            self._append(rng.integers(5, 999, min(missing, _CHUNK)))
+            self._append(rng.integers(5, 250, min(missing, _CHUNK)))
         if n_past == 0:
             self._request.reset_state()
         elif n_past < self._length:
@@ -169,6 +170,8 @@ class Decoding:
 def _compiled(file: Path, spec: Mapping[str, Any]) -> Any:
     core = importlib.import_module("openvino").Core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": spec["threads"]}
+    if "precision" in spec:
+        settings["INFERENCE_PRECISION_HINT"] = spec["precision"]
     return core.compile_model(str(file), "CPU", settings)
 
 
@@ -191,9 +194,12 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         inside.symlink_to(gguf.resolve())
         try:
             genai.LLMPipeline(str(inside), "CPU", enable_save_ov_model=True)
-        except RuntimeError as error:
-            why = str(error).strip().splitlines()[-1]
-            raise UnavailableError(f"openvino-genai does not read {gguf.name}: {why}") from None
+        except (RuntimeError, IndexError) as error:
+            # It reads byte-level tokenizers only, and random weights have another kind: the model
+            # was saved by then, and takes ids.
+            if not (scratch / "openvino_model.bin").is_file():
+                why = str(error).strip().splitlines()[-1]
+                raise UnavailableError(f"openvino-genai cannot read {gguf.name}: {why}") from None
         inside.unlink()
         scratch.rename(folder)
     finally:

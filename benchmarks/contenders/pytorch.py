@@ -75,8 +75,8 @@ class Encoding:
         self._modules = torch_modules.encoders(
             Architecture.from_json(manifest.architecture), ct2=ct2
         )
-        self.facts = {
-            "model": "PyTorch, the reference's encoders, float32",
+        self.facts: dict[str, Any] = {
+            "what": f"encoders of {'nano' if ct2 else manifest.name}, float32",
             "n_bytes": sum(map(torch_modules.n_parameter_bytes, self._modules)),
             "note": "the bundle's weights" if ct2 else "random weights of the same sizes",
         }
@@ -137,9 +137,9 @@ class Model:
             torch_modules.to_int8(self.model)
         give_back_free_memory()  # what loading left behind is not the model's
         self.cache: Any = None
-        kind = "LLM.int8 of bitsandbytes" if int8 else dtype
-        self.facts = {
-            "model": f"transformers' LLaMA, {kind}, adapter beside it, {dtype} cache",
+        name = "SmolLM2-135M" if master else manifest.name
+        self.facts: dict[str, Any] = {
+            "what": f"{name} {'LLM.int8' if int8 else dtype}, adapter, {dtype} cache",
             "n_bytes": torch_modules.n_parameter_bytes(self.model),
             "note": "SmolLM2's released weights, dequantized"
             if master
@@ -196,7 +196,7 @@ class Decoding:
         """Fill what is missing, forget what is too much."""
         rng = np.random.default_rng(0)
         while (missing := n_past - self._llm.length) > 0:
-            ids = rng.integers(5, 999, min(missing, _CHUNK)).tolist()
+            ids = rng.integers(5, 250, min(missing, _CHUNK)).tolist()
             self._llm.append(self._llm.embed(ids))
         self._llm.trim(n_past)
 
@@ -226,7 +226,7 @@ class Answering:
         self._llm = Model(spec)
         encoders, llm = self._encoding.facts, self._llm.facts
         self.facts = {
-            "model": f"{encoders['model']}; {llm['model']}",
+            "what": f"{encoders['what']} + {llm['what']}",
             "n_bytes": encoders["n_bytes"] + llm["n_bytes"],
             "note": llm["note"],
         }
@@ -237,9 +237,7 @@ class Answering:
         soft_tokens, stages = self._encoding.soft_tokens(pcm)
         llm, torch = self._llm, self._encoding._torch
         at = time.perf_counter()
-        prompt = tokenise(
-            fill(self._form, question), self._tokenizer, bos_id=self._form.bos_id
-        )
+        prompt = tokenise(fill(self._form, question), self._tokenizer, bos_id=self._form.bos_id)
         llm.trim(0)
         llm.append(torch.cat([llm.embed(prompt.head), soft_tokens], dim=1))
         stages["prefill_audio"], at = (time.perf_counter() - at) * 1e3, time.perf_counter()

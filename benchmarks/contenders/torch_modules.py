@@ -51,7 +51,7 @@ def encoders(sizes: Architecture, *, ct2: Path | None) -> tuple[nn.Module, nn.Mo
         ct2: Whisper base's file: nano's weights. None: random ones.
     """
     with torch.device("meta"):
-        made = (
+        made: tuple[nn.Module, nn.Module, nn.Module] = (
             WhisperEncoder(sizes.speech_encoder),
             BEATs(sizes.audio_encoder),
             Connector(sizes.connector),

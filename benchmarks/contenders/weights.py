@@ -1,14 +1,17 @@
 """Weight files that contenders read: fetched by hash, or made once in a process that then ends.
 
-whisper_folder   Whisper base as faster-whisper wants it       <- the parts nano is built from
-smollm2          nano's language model in a type of llama.cpp  <- the same
-random_gguf      any LLaMA's sizes with random weights
+    whisper_folder   Whisper base as faster-whisper wants it       <- the parts nano is built from
+    smollm2          nano's language model in a type of llama.cpp  <- the same
+    random_gguf      any LLaMA's sizes with random weights
+
+None of this is timed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import re
 import shutil
 import tempfile
 import zipfile
@@ -49,7 +52,7 @@ def need_nano(manifest: Manifest) -> None:
     """
     if not is_nano(manifest):
         raise UnavailableError(
-            f"{manifest.name}: Whisper base and SmolLM2 are comparable with nano only"
+            f"{manifest.name}: there are weights to answer with beside nano only"
         )
 
 
@@ -154,6 +157,12 @@ def language_model(spec: Mapping[str, Any], kind: str) -> Path:
     if is_nano(manifest):
         return smollm2(kind, cache_of(spec))
     return random_gguf(manifest, spec.get("shape"), kind, work_of(spec))
+
+
+def model_name(gguf: Path) -> str:
+    """A file's name as tables show it: SmolLM2-135M Q4_0, 7b Q4_0."""
+    parts = re.fullmatch(r"(.+?)(?:-Instruct)?(?:\.requantized)?[-.](Q\w+)", gguf.stem)
+    return " ".join(parts.groups()) if parts else gguf.stem
 
 
 def usual_kind(manifest: Manifest) -> str:

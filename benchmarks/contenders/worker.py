@@ -51,7 +51,11 @@ class Worker:
         self._scratch = tempfile.TemporaryDirectory()
         self._sounds: dict[int, Path] = {}
         self._kept: list[F32] = []
-        self.hello: dict[str, Any] = self._read()
+        try:
+            self.hello: dict[str, Any] = self._read()
+        except BaseException:
+            self.close()
+            raise
         """ready_s, from the first import to a first use being possible; versions; memory."""
 
     @classmethod
@@ -69,13 +73,7 @@ class Worker:
             stderr=said,
             text=True,
         )
-        try:
-            return cls(name, process, said)
-        except BaseException:
-            process.kill()
-            process.wait()
-            said.close()
-            raise
+        return cls(name, process, said)
 
     def call(self, do: str, *, pcm: F32 | None = None, **arguments: Any) -> dict[str, Any]:
         """Have it do something; its answer.

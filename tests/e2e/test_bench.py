@@ -74,6 +74,14 @@ def test_every_form_holds_the_same_numbers(everything: Path) -> None:
     assert list((everything / "pictures").glob("*.png"))
 
 
+def test_a_kept_record_is_shown_and_drawn_again(everything: Path, tmp_path: Path) -> None:
+    page, kept = tmp_path / "again.html", str(everything / "all.json")
+    done = bench("show", kept, "--html", str(page), "--pictures", str(tmp_path / "drawn"))
+    assert "decode" in done.stdout
+    assert page.read_text("utf-8") == (everything / "all.html").read_text("utf-8")
+    assert list((tmp_path / "drawn").glob("*.png"))
+
+
 def test_a_record_compared_with_itself_is_the_same(everything: Path) -> None:
     same = str(everything / "all.json")
     bench("compare", same, same)
