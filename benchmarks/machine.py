@@ -162,7 +162,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu,
         "instructions": [f for f in _FLAGS if f in flags.split()],
         "n_cpus": available_threads(),
-        "load_average": [round(x, 1) for x in os.getloadavg()],
+        "load_average": [round(x, 1) for x in os.getloadavg()] if hasattr(os, "getloadavg") else [],
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }

@@ -281,8 +281,8 @@ def _large(live_7b: dict[str, Any], gpus: dict[str, Any]) -> str:
         f" {shares['compute'][1]:.0%} of a card's arithmetic and {shares['bandwidth'][0]:.0%} to"
         f" {shares['bandwidth'][1]:.0%} of its bandwidth; 532 ms of it are the silence:\n\n"
         + table("| predicted | | fast, 20 s of speech, ms | exact | decode /s |", predicted)
-        + f"\n\n`{gpus['command']}`; on the CPU such predictions were off by a factor of 1.4 within"
-        " one model, of 2.5 to 3.3 from nano to 7B."
+        + f"\n\n`{gpus['command']}`; shares {gpus['efficiency_from']}. `kokanee plan` has more"
+        " cards, schemes and contexts."
     )
 
 

@@ -118,17 +118,18 @@ class Model:
         Raises:
             UnavailableError: its weights would not leave room in this machine's memory.
         """
+        manifest = read_manifest(Path(spec["bundle"]))
+        config = Architecture.from_json(manifest.architecture).llm
+        int8 = spec.get("int8", False)
+        dtype = spec.get("dtype", "float32")
+        _need_room(config, manifest, dtype)
+
         import torch
 
         from . import torch_modules
 
         self._torch = torch
         torch.set_num_threads(spec["threads"])
-        manifest = read_manifest(Path(spec["bundle"]))
-        config = Architecture.from_json(manifest.architecture).llm
-        int8 = spec.get("int8", False)
-        dtype = spec.get("dtype", "float32")
-        _need_room(config, manifest, dtype)
         master = Path(spec["master"]) if "master" in spec else None
         self.model = torch_modules.llama(
             config, getattr(torch, dtype), master=master, scale=manifest.lora.scale

@@ -13,6 +13,7 @@ computes only while it is asked, so several may be alive and take turns.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -116,7 +117,8 @@ class Worker:
                 self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # it died before it read everything
+                    stream.close()
         self._said.close()
         self._scratch.cleanup()
 

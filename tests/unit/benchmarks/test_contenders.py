@@ -5,7 +5,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from kokanee.benchmarks import contenders
-from kokanee.benchmarks.contenders import CONTENDERS, KOKANEE, Contender, Role
+from kokanee.benchmarks.contenders import CONTENDERS, KOKANEE, Role
 from kokanee.benchmarks.contenders.worker import Worker, WorkerError
 from kokanee.engine import Engine, read_audio
 from kokanee.export.nano import default_cache
@@ -224,9 +223,9 @@ def opened(name: str, role: Role, bundle: Path, work: Path, **more: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def work() -> Iterator[Path]:
+def work() -> Path:
     """Where contenders keep what they make, from one run to the next."""
-    yield default_cache() / "contenders"
+    return default_cache() / "contenders"
 
 
 def test_contenders_answer_beside_nano_only(tiny: Path, tmp_path: Path) -> None:
@@ -239,10 +238,9 @@ def test_contenders_answer_beside_nano_only(tiny: Path, tmp_path: Path) -> None:
 def test_weights_that_leave_no_room_are_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("transformers")
     pytorch = importlib.import_module("kokanee.benchmarks.contenders.pytorch")
     monkeypatch.setattr(pytorch, "machine_mb", lambda: 0.1)
-    with pytest.raises(contenders.UnavailableError, match="float32 is .* GB, this machine has"):
+    with pytest.raises(contenders.UnavailableError, match=r"float32 is .* GB, this machine has"):
         pytorch.Decoding({"bundle": str(tiny), "threads": 1})
 
 
