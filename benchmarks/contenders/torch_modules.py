@@ -178,6 +178,9 @@ def _fill(module: nn.Module, dtype: torch.dtype) -> None:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
             flat = parameter.data.view(-1)
-            for at in range(0, len(flat), _POOL):
-                part = flat[at : at + _POOL]
-                part.copy_(pool[: len(part)])
+            # No two begin alike: who keeps equal tensors once would read less than of trained ones.
+            start, at = int(torch.randint(_POOL, (), generator=generator)), 0
+            while at < len(flat):
+                part = flat[at : at + _POOL - start]
+                part.copy_(pool[start : start + len(part)])
+                start, at = 0, at + len(part)

