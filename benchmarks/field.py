@@ -5,6 +5,7 @@
             control first, before every round
 
 A slow minute is thus slow for all of them, and the ratio within a round says more than two medians.
+That holds for a slow machine, not for one whose cores others use: see `noise`.
 """
 
 from __future__ import annotations

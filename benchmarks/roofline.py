@@ -252,7 +252,7 @@ def audio_encoder(dims: BeatsDims, sound_s: float, packing: str) -> Stage:
 
 
 def n_patches(sound_s: float, dims: BeatsDims) -> int:
-    """Patches of a sound; its fbank has frames of 25 ms every 10 ms."""
+    """Patches of a sound; its fbank has frames of 25 ms every 50 ms."""
     n_frames = max(0, math.floor(round((sound_s - 0.025) / 0.01, 6)) + 1)
     return n_frames // dims.input_patch_size * (dims.n_mels // dims.input_patch_size)
 

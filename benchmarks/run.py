@@ -50,7 +50,7 @@ PARTS: dict[str, Measuring] = {
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "timers": {"repeats": 30},
+    "timers": {"repeats": 100},
     "memory": {},
     "encode": {"seconds": encode_speed.SECONDS},
     "offline": {"seconds": offline.SECONDS, "processes": 5},

@@ -94,8 +94,8 @@ def verdict(part: Part) -> str:
         return "The machine was quiet."
     reasons = "; ".join(part.noise.reasons) or "no reason was recorded"
     return (
-        f"The machine was busy: {reasons}. Trust the ratios within a round more than the times,"
-        " which may be too long."
+        f"The machine was busy: {reasons}. Times may be too long; where other processes took part"
+        " of a core, ratios are off too, as threads that wait for one another suffer most."
     )
 
 

@@ -230,7 +230,7 @@ def _speeds(record: Record) -> Iterator[str]:
     yield (
         f"Medians of {decode.settings['rounds']} rounds in turn, {record.conditions['threads']}"
         " threads; in brackets ours / theirs within a round. Ours carries its adapter."
-        f" `kokanee bench prefill`, `kokanee bench decode`"
+        " `kokanee bench prefill`, `kokanee bench decode`"
     )
 
 
@@ -283,15 +283,19 @@ def _full_size(record: Record) -> str:
         whole = f"{total.statistics.median / 1e3:.1f}{beside}"
         rows.append((_called(encode, name), whole, *cells))
     head = "| 30 s of sound, seconds | to soft tokens | " + " | ".join(stages).replace("_", " ")
-    memory = [
-        m for part in record.parts for m in part.measures if m.name in ("rss_peak", "llm_rss_peak")
-    ]
-    peaks = ", ".join(f"{m.of['contender']} {m.statistics.median / 1e3:.1f} GB" for m in memory)
+    peaks = "; ".join(
+        f"{what}: "
+        + ", ".join(
+            f"{name} {record.part(part).find('rss_peak', contender=name).statistics.p50 / 1e3:.1f}"
+            for name in _contenders(record.part(part))
+        )
+        for part, what in (("encode", "encoding"), ("decode", "the language model alone"))
+    )
     return (
         f"### SALMONN-7B's shapes, random weights\n\n{table(head + ' |', rows)}\n\n"
         + "\n\n".join(_speeds(record))
-        + (f"\n\nPeak memory: {peaks}." if peaks else "")
-        + f" `{record.command}`"
+        + f"\n\nPeak memory in GB, {peaks}. Kokanee encodes with the language model open."
+        f" `{record.command}`"
     )
 
 
@@ -299,13 +303,17 @@ def _trust(record: Record) -> str:
     """On what, how quiet, and what the benchmark itself costs."""
     machine, timers = record.conditions["machine"], record.part("timers")
     overhead = timers.find("overhead").statistics
+    sampling = timers.find("sampling").statistics.median
+    reading = 1e3 * timers.find("reading").statistics.median
     busy = [part.name for part in record.parts if not part.noise.quiet]
     return (
         f"All of it on {machine['n_cpus']} cores of an {machine['cpu']} with"
         f" {', '.join(machine['instructions'])}, shared with others:"
         f" {'every part was quiet' if not busy else 'busy during ' + ', '.join(busy)}"
         " ([how that is known](docs/benchmarks.md)). Measuring costs"
-        f" {overhead.median - 1:+.1%} ({overhead.low - 1:+.1%} to {overhead.high - 1:+.1%})."
+        f" {sampling:.1%} of a core while memory is sampled and {reading:.1g} us a reading of the"
+        f" clock; an answer with all of it took {overhead.median:.3f} times one without"
+        f" ({overhead.low:.3f} to {overhead.high:.3f})."
         " `kokanee bench reproduce` runs it all again, and says which numbers differ by more than"
         " the noise."
     )

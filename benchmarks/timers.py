@@ -4,7 +4,7 @@ known_stage   what is reported for a stage that lasts as long as another clock s
               (CLOCK_MONOTONIC_RAW, which no time server bends)
 reading       milliseconds of reading the clock once
 overhead      an answer while everything that `bench` does is done (clocks, a control before
-              every round, memory sampled every 10 ms), over the same answer without; in turns
+              every round, memory sampled every 50 ms), over the same answer without; in turns
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SECONDS = 3.0
 _READINGS = 100_000
 
 
-def measure(setup: Setup, *, repeats: int = 30) -> Part:
+def measure(setup: Setup, *, repeats: int = 100) -> Part:
     """All three."""
     started = time.perf_counter()
     with Watch() as watch:
         known = list(_known())
         reading = _reading()
-        bare, measured = [], []
+        bare, measured, looking = [], [], []
         pcm = sound(SECONDS)
         with (
             Engine.open(**setup.opening()) as engine,
@@ -50,8 +50,9 @@ def measure(setup: Setup, *, repeats: int = 30) -> Part:
                 watch.control()
                 for sampled in (False, True) if i % 2 else (True, False):
                     if sampled:
-                        with Sampler(os.getpid()):
+                        with Sampler(os.getpid()) as sampler:
                             measured.append(answer())
+                        looking.append(sampler.cost_s * 1e3 / measured[-1])
                     else:
                         bare.append(answer())
         setup.progress("timers: overhead", repeats, repeats)
@@ -66,6 +67,7 @@ def measure(setup: Setup, *, repeats: int = 30) -> Part:
             Measure(name="reading", unit="ms", samples=(reading,)),
             Measure(name="answer", unit="ms", of={"sampled": "no"}, samples=tuple(bare)),
             Measure(name="answer", unit="ms", of={"sampled": "yes"}, samples=tuple(measured)),
+            Measure(name="sampling", unit="share", samples=tuple(looking)),
             Measure(name="overhead", unit="x", samples=overhead),
         ),
     )

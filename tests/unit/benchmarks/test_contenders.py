@@ -1,3 +1,5 @@
+"""Alternatives: named where missing, each in its own process, and right where they run."""
+
 from __future__ import annotations
 
 import importlib

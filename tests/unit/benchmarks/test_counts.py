@@ -16,7 +16,11 @@ RECORDED = Path(__file__).parents[3] / "benchmarks" / "results" / "nano.json"
 @pytest.mark.artefact
 def test_nano_weighs_what_is_recorded(nano: Path) -> None:
     recorded = dict(read(RECORDED).counts())
-    now = {key("memory", count): count.value for count in counts(nano)}
+    now = {
+        key("memory", count): count.value
+        for count in counts(nano)
+        if count.name != "step_bytes"  # depends on the interpreter; held by the next test
+    }
     assert now == {name: recorded[name].value for name in now}
 
 
