@@ -320,7 +320,9 @@ def _trust(record: Record) -> str:
 
 
 def _contenders(part: Part) -> list[str]:
-    return list(dict.fromkeys(str(m.of["contender"]) for m in part.measures if "contender" in m.of))
+    """Ours first."""
+    found = dict.fromkeys(str(m.of["contender"]) for m in part.measures if "contender" in m.of)
+    return sorted(found, key=lambda name: name != KOKANEE)
 
 
 def _called(part: Part, name: str) -> str:
