@@ -43,6 +43,8 @@ def test_links_and_wheel_mapping_name_the_same_folders() -> None:
         "kokanee.engine",
         "kokanee.runtime",
         "kokanee.runtime.__main__",
+        "kokanee.runtime.bench",
+        "kokanee.runtime.plan",
         "kokanee.export.nano",
     ],
 )
