@@ -374,8 +374,8 @@ def _check_labels(of: Mapping[str, Label], name: str) -> None:
     for label, value in of.items():
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise RecordError(f"{name}: label {label}: expected text or a number, got {value!r}")
-        if set(f"{label}{value}") & set(",=[]\n"):
-            raise RecordError(f"{name}: label {label}: expected no , = [ ], got {value!r}")
+        if set(f"{label}{value}") & {",", "\n"}:
+            raise RecordError(f"{name}: label {label}: expected no commas, got {value!r}")
 
 
 def _check_name(name: str) -> None:
