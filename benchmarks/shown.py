@@ -430,9 +430,11 @@ def differences(recorded: Record, again: Record) -> str:
         f"{len(apart)} of {len(found.differences)} numbers differ by more than the noise"
         + (f"; of {hidden} the noise lets nothing be said" if hidden else "")
     )
-    missing = found.only_before
-    if missing:
-        lines.append(f"not measured again: {', '.join(missing)}")
+    ran = {part.name for part in again.parts}
+    left_out = [part.name for part in recorded.parts if part.name not in ran]
+    missing = [key for key in found.only_before if key.partition(".")[0] in ran]
+    if left_out or missing:
+        lines.append(f"not measured again: {', '.join((*left_out, *missing))}")
     return "\n".join(lines)
 
 
