@@ -9,10 +9,13 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kokanee.engine.onnx import available_threads
 from kokanee.runtime.memory import machine_mb
@@ -166,3 +169,20 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }
+
+
+def read_bandwidth(n_bytes: int = 1 << 29) -> float:
+    """Bytes a second that every core together reads from memory: the best of five."""
+    parts = [
+        np.ones(n_bytes // available_threads() // 8, np.int64) for _ in range(available_threads())
+    ]
+    best = 0.0
+    for _ in range(5):
+        threads = [threading.Thread(target=part.max) for part in parts]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        best = max(best, sum(p.nbytes for p in parts) / (time.perf_counter() - started))
+    return best

@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from kokanee.engine.features import SAMPLE_RATE, Fbank, LogMel
 from kokanee.engine.onnx import Binding, available_threads, open_graph
 from kokanee.quant.schemes import BLOCKWISE
 
-from .machine import machine, versions
+from .machine import machine, read_bandwidth, versions
 from .profile import Point, Profile, ProfileError, of_samples
 
 F32 = npt.NDArray[np.float32]
@@ -176,21 +175,6 @@ def _waited() -> float:
         except (OSError, IndexError):  # ended meanwhile, or a system that does not count
             continue
     return n_ns / 1e9
-
-
-def read_bandwidth(n_bytes: int = 1 << 28) -> float:
-    """Bytes a second that every core together reads from memory: the best of five."""
-    parts = [np.ones(n_bytes // available_threads() // 8, np.int64)] * available_threads()
-    best = 0.0
-    for _ in range(5):
-        threads = [threading.Thread(target=part.max) for part in parts]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = max(best, sum(p.nbytes for p in parts) / (time.perf_counter() - started))
-    return best
 
 
 # --- graphs ---------------------------------------------------------------------------------------

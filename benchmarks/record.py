@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from kokanee.engine.errors import KokaneeError
 
@@ -82,6 +82,9 @@ class Count:
             raise RecordError(f"{self.name}: expected a finite value, got {self.value!r}")
         if self.better not in ("less", "more", None):
             raise RecordError(f"{self.name}: expected better less or more, got {self.better!r}")
+
+
+T = TypeVar("T", Measure, Count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,14 +167,7 @@ class Part:
         Raises:
             KeyError: there is none, or more than one.
         """
-        found = [
-            m
-            for m in self.measures
-            if m.name == name and all(m.of.get(k) == v for k, v in of.items())
-        ]
-        if len(found) != 1:
-            raise KeyError(f"{self.name}: {len(found)} measures named {name} of {of}")
-        return found[0]
+        return _only(self.measures, name, of)
 
     def count(self, name: str, **of: Label) -> float:
         """The value of the one count of this name and these labels.
@@ -179,14 +175,7 @@ class Part:
         Raises:
             KeyError: there is none, or more than one.
         """
-        found = [
-            c
-            for c in self.counts
-            if c.name == name and all(c.of.get(k) == v for k, v in of.items())
-        ]
-        if len(found) != 1:
-            raise KeyError(f"{self.name}: {len(found)} counts named {name} of {of}")
-        return found[0].value
+        return _only(self.counts, name, of).value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +215,18 @@ class Record:
         for part in self.parts:
             for count in part.counts:
                 yield key(part.name, count), count
+
+
+def _only(among: Sequence[T], name: str, of: Mapping[str, Label]) -> T:
+    """The one that is called so and has these labels, whatever others it has."""
+    found = [
+        one
+        for one in among
+        if one.name == name and all(one.of.get(label) == value for label, value in of.items())
+    ]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} named {name} of {dict(of)}")
+    return found[0]
 
 
 def key(part: str, one: Measure | Count) -> str:

@@ -22,7 +22,6 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ from kokanee.export.llm import build_llm
 from kokanee.quant.schemes import LLM_SCHEMES
 from kokanee.runtime.memory import peak_rss_mb
 
-from .machine import machine, spread
+from .machine import machine, read_bandwidth, spread
 from .rivals import Contender, Kokanee, LlamaCpp, Torch, requantized
 
 F32 = npt.NDArray[np.float32]
@@ -293,21 +292,6 @@ def _long(contender: Kokanee, ids: Sequence[int]) -> float:
 def _cache_bytes(config: LlamaConfig, item: int) -> int:
     """Bytes of a position."""
     return 2 * config.n_layers * config.n_kv_heads * config.d_head * item
-
-
-def read_bandwidth(n_bytes: int = 1 << 29) -> float:
-    """Bytes a second that every core together reads from memory: the best of five."""
-    parts = [np.ones(n_bytes // available_threads() // 8, np.int64) for _ in range(2)]
-    best = 0.0
-    for _ in range(5):
-        threads = [threading.Thread(target=part.max) for part in parts]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = max(best, sum(p.nbytes for p in parts) / (time.perf_counter() - started))
-    return best
 
 
 def _seconds(call: Any, *args: Any) -> float:

@@ -13,9 +13,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from kokanee.benchmarks import planning, profile
+from kokanee.benchmarks import forecast, planning, profile
+from kokanee.benchmarks.forecast import Speed
 from kokanee.benchmarks.machine import machine, versions
-from kokanee.benchmarks.planning import Configuration, Part, Place, Speed
+from kokanee.benchmarks.planning import Configuration, Part, Place
 from kokanee.benchmarks.roofline import Range, gpu_efficiency, published_shares, read_devices
 from kokanee.engine import KokaneeError
 from kokanee.export.nano import default_cache
@@ -208,7 +209,7 @@ def make(configuration: Configuration, place: Place, known: Known) -> Plan:
         smallest = card.name if card else None
     if place.device is not None:
         features = known.profile.seconds("features", rows=5) / 5
-        speed = planning.on_card(configuration, place.device, gpu_efficiency(), features)
+        speed = forecast.on_card(configuration, place.device, gpu_efficiency(), features)
         efficiencies = _GPU
         shares = gpu_efficiency()
         uncertainty = (
@@ -216,10 +217,10 @@ def make(configuration: Configuration, place: Place, known: Known) -> Plan:
             f" {shares.bandwidth[0]:.0%} to {shares.bandwidth[1]:.0%} of its bandwidth"
         )
     else:
-        speed = planning.on_processor(configuration, known.profile)
+        speed = forecast.on_processor(configuration, known.profile)
         efficiencies = known.says
         uncertainty = (
-            f"within a factor of {planning.worst_factor():.2f} of what was measured minutes after"
+            f"within a factor of {forecast.worst_factor():.2f} of what was measured minutes after"
             " the profile: every stage of nano and 7B, on two cores, what other programs took"
             " taken off (kokanee.benchmarks.plan_check)"
         )
@@ -335,7 +336,7 @@ def _speed(plan: Plan) -> Table:
         table.add_row(what, _duration(took, on_gpu))
 
     for length, stages in speed.encode.items():
-        row(f"encode {float(length):.0f} s of sound", planning.total(stages))
+        row(f"encode {float(length):.0f} s of sound", forecast.total(stages))
     row(f"prefill {speed.n_audio} positions, 30 s of sound", speed.prefill_audio)
     rate = Range(
         best=speed.n_audio / speed.prefill_audio.best,

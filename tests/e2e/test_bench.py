@@ -84,7 +84,12 @@ def test_a_kept_record_is_shown_and_drawn_again(everything: Path, tmp_path: Path
 
 def test_a_record_compared_with_itself_is_the_same(everything: Path) -> None:
     same = str(everything / "all.json")
-    bench("compare", same, same)
+    verdicts = {
+        d["verdict"]
+        for d in json.loads(bench("compare", same, same, "--json").stdout)["differences"]
+    }
+    assert verdicts
+    assert not verdicts & {"worse", "better", "changed"}
 
 
 def test_a_regression_is_an_exit_code(everything: Path, tmp_path: Path) -> None:

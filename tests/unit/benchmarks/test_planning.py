@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kokanee.benchmarks import plan_operations, planning
+from kokanee.benchmarks import forecast, plan_operations, planning
+from kokanee.benchmarks.forecast import on_card, on_processor, total, worst_factor
 from kokanee.benchmarks.planning import (
     Configuration,
     Place,
@@ -16,13 +17,9 @@ from kokanee.benchmarks.planning import (
     find_device,
     nearest,
     needed,
-    on_card,
-    on_processor,
     smallest_device,
     stored,
-    total,
     weights,
-    worst_factor,
 )
 from kokanee.benchmarks.profile import RECORDED, read
 from kokanee.benchmarks.roofline import gpu_efficiency
@@ -255,7 +252,7 @@ def test_every_time_is_a_range_in_order(model: str) -> None:
 
 
 def test_a_processors_range_is_the_factor_that_was_found() -> None:
-    checked = json.loads(planning.CHECKED.read_text("utf-8"))
+    checked = json.loads(forecast.CHECKED.read_text("utf-8"))
     ratios = [
         stage["predicted_to_measured"]
         for model in checked["models"].values()
@@ -279,4 +276,4 @@ def test_numbers_that_are_written_twice_are_the_same() -> None:
     live = json.loads((RESULTS / "live_7b.json").read_text("utf-8"))
     assert plan_operations.QUERY_BLOCK == QUERY_BLOCK
     assert configure("7B").n_question == live["n_question"]
-    assert live["windows_prefilled_again_by_a_hop"]["simulated"] == planning.REWRITTEN
+    assert live["windows_prefilled_again_by_a_hop"]["simulated"] == forecast.REWRITTEN

@@ -189,5 +189,5 @@ def test_one_measure_is_found_and_two_are_not() -> None:
     held = part(measures=(STEP, deep), counts=(Count(name="bytes", unit="B", value=7),))
     assert held.find("step", depth=512) is deep
     assert held.count("bytes") == 7
-    with pytest.raises(KeyError, match="2 measures named step"):
+    with pytest.raises(KeyError, match="2 named step"):
         held.find("step")
