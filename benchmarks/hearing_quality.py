@@ -7,6 +7,7 @@ so it is the same on every run of the same code on the same kind of processor: c
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from kokanee.engine import Engine, Session
 from kokanee.engine.manifest import FILE_NAME, sha256
 
 from . import heldout, quality
-from .contenders import KOKANEE
+from .contenders import CONTENDERS, KOKANEE
 from .field import Field, Setup
 from .heldout import Clip, word_error_rate
 from .record import Better, Count, Label, Part
@@ -42,11 +43,11 @@ def measure(setup: Setup, cache: Path, *, limit: int | None = None, fresh: bool 
     started = time.perf_counter()
     heldout.fetch(cache / "heldout")
     clips = quality.chosen(heldout.clips(cache / "heldout"), limit)
-    with Field(setup, "answers", {"transcript_only": True}, "quality", ours=False) as field:
+    transcribing = tuple(name for name in setup.against if CONTENDERS[name].transcribes)
+    writing = dataclasses.replace(setup, against=transcribing)
+    with Field(writing, "answers", {"transcript_only": True}, "quality", ours=False) as field:
         counts = list(_ours(setup, clips, _log(setup, cache, fresh=fresh)))
         for name, worker in field.others():
-            if name != "cascade":
-                continue
             spoken = [clip for clip in clips if clip.kind == "speech" and clip.text]
             answers = []
             for i, clip in enumerate(spoken):

@@ -16,6 +16,7 @@ silence had lasted. A turn's label `length` is short below 3 s and long from 12 
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections import defaultdict
@@ -86,7 +87,7 @@ def microphone(setup: Setup, source: Source, *, n: int) -> Part:
     """The same of `n` turns that somebody speaks into a microphone, in fast mode alone."""
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
-    alone = Setup(bundle=setup.bundle, threads=setup.threads, work=setup.work)
+    alone = dataclasses.replace(setup, against=())
     with (
         Engine.open(**setup.opening()) as engine,
         Field(alone, "answers", {}, "stream", ours=False) as field,

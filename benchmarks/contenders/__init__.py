@@ -79,6 +79,7 @@ class Contender:
     packages: tuple[str, ...]  # distributions it needs beyond Kokanee
     install: str | None
     says: str  # one line
+    transcribes: bool = False  # its spec knows transcript_only: words alone, no answer
     settings: Mapping[str, Any] = field(default_factory=dict)  # added to every spec
 
     def missing(self) -> tuple[str, ...]:
@@ -173,6 +174,7 @@ CONTENDERS = {
             packages=("faster-whisper", "llama-cpp-python"),
             install="pip install faster-whisper==1.2.1 llama-cpp-python==0.3.36",
             says="faster-whisper writes down what is said, llama.cpp answers the text",
+            transcribes=True,
         ),
         Contender(
             name="openvino",
