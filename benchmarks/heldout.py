@@ -2,7 +2,8 @@
 
 Speech: every prompt of asterisk-core-sounds-en, exact texts, one speaker. Sounds and music: the
 media of Scratch 1.4, and the half of GCompris's sounds that `is_held_out` picks by name; the label
-is what the file is called. Debian serves the packages; hashes pin them.
+is what the file is called. Debian serves the packages; hashes pin them. Recordings in other
+languages are those of `languages`.
 
 Source of the layouts read here: Qt's resource format (`.rcc`, documented in Qt's rcc sources).
 """
@@ -24,7 +25,7 @@ import numpy.typing as npt
 RATE = 16_000  # Hz
 MAX_SECONDS = 8.0  # longer sounds and music are cut: nano is trained on short clips
 
-Kind = Literal["speech", "sound", "music"]
+Kind = Literal["speech", "sound", "music", "mixture", "noise", "silence"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -244,16 +245,30 @@ def group_of(name: str) -> str:
     return GROUPS.get(name, name)
 
 
+# One speaker each, in whatever file format the package has it.
+_HELD_OUT_SPEAKERS = (
+    "asterisk-core-sounds-en",
+    "asterisk-core-sounds-ru",
+    "asterisk-prompt-es-co",
+    "asterisk-prompt-fr-armelle",
+    "asterisk-prompt-it-menardi",
+)
+
+
 def is_held_out(package: str, name: str) -> bool:
     """Whether a recording belongs to the evaluation and must never be trained on.
 
     Args:
         package: Debian package.
-        name: File name of the recording, with or without folders.
+        name: File name of the recording; with its folders, if it is of fillets-ng-data-cs or -nl.
     """
     if package == "gcompris-qt-data":
         return zlib.crc32(Path(name).name.encode()) % 2 == 0
-    return package.startswith("asterisk-core-sounds-en") or package == "scratch"
+    if package in ("fillets-ng-data-cs", "fillets-ng-data-nl"):
+        # Actors speak in every level, each line in one: a quarter of the levels is kept apart.
+        level = re.search(r"([^/]+)/(?:cs|nl)/", name)
+        return level is None or zlib.crc32(level[1].encode()) % 4 == 0
+    return package == "scratch" or package.startswith(_HELD_OUT_SPEAKERS)
 
 
 # --- scoring -------------------------------------------------------------------------------------
@@ -295,21 +310,33 @@ def word_error_rate(references: Iterable[str], answers: Iterable[str]) -> float:
 # --- reading the packages ------------------------------------------------------------------------
 
 
-def fetch(cache: Path) -> None:
-    """Downloads and unpacks the four packages under `cache`, once.
+_STDERR = 2  # what apt-get says is no result: standard output may be JSON
+
+
+def fetch(cache: Path, packages: Iterable[Package] = PACKAGES) -> None:
+    """Downloads and unpacks packages under `cache`, once.
+
+    Args:
+        cache: Made if missing; a folder for each package comes to lie in it.
+        packages: English speech, sounds and music by default.
 
     Raises:
-        RuntimeError: If a package has other bytes than the pinned ones.
+        RuntimeError: If a package is of another version, or has other bytes, than the pinned one.
         subprocess.CalledProcessError: If apt-get or dpkg-deb fails; the system must be Debian's.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    for package in packages:
         tree = cache / package.name
         if tree.is_dir():
             continue
         deb = cache / package.file
         if not deb.exists():
-            subprocess.run(["apt-get", "download", package.name], cwd=cache, check=True)
+            command = ["apt-get", "download", package.name]
+            subprocess.run(command, cwd=cache, check=True, stdout=_STDERR)
+        if not deb.exists():
+            raise RuntimeError(
+                f"{package.name}: expected {package.file}, got another version of it"
+            )
         digest = hashlib.sha256(deb.read_bytes()).hexdigest()
         if digest != package.sha256:
             raise RuntimeError(f"{deb.name}: SHA-256 {digest}, expected {package.sha256}")
@@ -330,7 +357,7 @@ def clips(cache: Path) -> Iterator[Clip]:
         name = "/".join(path.relative_to(prompts).with_suffix("").parts[1:])
         text = _asterisk_texts(cache).get(name, "")
         if text and text[0] not in "[(<" and normalised(text):
-            yield Clip(package, name, "speech", text, licences[package], _g722(path))
+            yield Clip(package, name, "speech", text, licences[package], telephone(path))
     media = cache / "scratch/usr/share/scratch/Media/Sounds"
     for path in sorted(media.rglob("*")):
         if path.suffix in {".wav", ".mp3"}:
@@ -338,16 +365,16 @@ def clips(cache: Path) -> Iterator[Clip]:
             folder = path.parent.name
             label = None if folder == "Vocals" else label_of(name)
             if folder == "Music Loops":
-                yield Clip("scratch", name, "music", "music", licences["scratch"], _read(path))
+                yield Clip("scratch", name, "music", "music", licences["scratch"], read(path))
             elif label:
-                yield Clip("scratch", name, "sound", label, licences["scratch"], _read(path))
+                yield Clip("scratch", name, "sound", label, licences["scratch"], read(path))
     for name, path in gcompris_sounds(cache / "gcompris-qt-data"):
         if is_held_out("gcompris-qt-data", name):
             kind: Kind = "music" if "/music/" in name or "melody" in path.name else "sound"
             label = "music" if kind == "music" else label_of(name)
             if label:
                 licence = licences["gcompris-qt-data"]
-                yield Clip("gcompris-qt-data", name, kind, label, licence, _read(path))
+                yield Clip("gcompris-qt-data", name, kind, label, licence, read(path))
 
 
 def gcompris_sounds(tree: Path) -> list[tuple[str, Path]]:
@@ -404,17 +431,19 @@ def _asterisk_texts(cache: Path) -> dict[str, str]:
 _texts: dict[str, str] = {}
 
 
-def _read(path: Path) -> npt.NDArray[np.float32]:
+def read(path: Path) -> npt.NDArray[np.float32]:
+    """The first channel of a sound file, cut at `MAX_SECONDS`, as [n_samples] at 16 kHz."""
     import soundfile
 
     pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return _resampled(pcm[: int(MAX_SECONDS * rate), 0], rate)
 
 
-def _g722(path: Path) -> npt.NDArray[np.float32]:
+def telephone(path: Path) -> npt.NDArray[np.float32]:
+    """A bare stream of G.722 or GSM 06.10, which its suffix names, as [n_samples] at 16 kHz."""
     import av
 
-    with av.open(str(path), format="g722") as container:
+    with av.open(str(path), format=path.suffix.removeprefix(".")) as container:
         frames: list[Any] = [f.to_ndarray().reshape(-1) for f in container.decode(audio=0)]
         rate = container.streams.audio[0].rate
     pcm = np.concatenate(frames).astype(np.float32) / np.float32(32768)

@@ -70,8 +70,8 @@ def waterfall(record: Record, *, part: str = "offline") -> Figure:
         for bar in bars
     )
     several = len({contender for _, contender in bars}) > 1
-    with _drawing():
-        figure = _figure(1.5 + 0.42 * len(bars))
+    with drawing():
+        figure = blank(1.5 + 0.42 * len(bars))
         axes = figure.subplots()
         ends = [0.0] * len(bars)
         for i, name in enumerate(names):
@@ -146,8 +146,8 @@ def latency(record: Record, *, part: str = "stream", name: str = "first_token") 
     # Turns of some lengths alone stand beside those of all of them.
     every = [m for m in every if m.of.get("length", "all") == "all"]
     measures = _wanted(found, every, name)
-    with _drawing():
-        figure = _figure(3.6)
+    with drawing():
+        figure = blank(3.6)
         axes = figure.subplots()
         for i, m in enumerate(measures):
             values = sorted(m.samples)
@@ -189,8 +189,8 @@ def memory(record: Record, *, part: str = "memory", name: str = "rss") -> Figure
     if not series:
         raise RecordError(f"{part}: expected a series {name} to draw, got none")
     series.sort(key=lambda s: s.of.get("contender") != KOKANEE)
-    with _drawing():
-        figure = _figure(3.6)
+    with drawing():
+        figure = blank(3.6)
         axes = figure.subplots()
         marked = list(dict.fromkeys(mark.what for s in series for mark in s.marks))
         for i, s in enumerate(series):
@@ -239,8 +239,8 @@ def trade(records: Record | Sequence[Record], *, quality: str = "word_error_rate
         )
     unit, better = points[0].unit, points[0].better
     rates = [p.rate for p in points if p.rate]
-    with _drawing():
-        figure = _figure(4.2)
+    with drawing():
+        figure = blank(4.2)
         axes = figure.subplots()
         for i, p in enumerate(sorted(points, key=lambda p: p.value)):
             at = p.n_bytes / 1e6, (100 if unit == "share" else 1) * p.value
@@ -322,7 +322,7 @@ def save(figure: Figure, path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in (".svg", ".png"):
         raise click.BadParameter(f"expected a picture as .svg or .png, got {path}")
-    with _drawing():
+    with drawing():
         metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
         figure.savefig(path, dpi=200, metadata=metadata, facecolor="white")
 
@@ -340,7 +340,7 @@ def save_all(record: Record, folder: Path, *, suffix: str = ".png") -> list[Path
 def inline(figure: Figure, name: str) -> str:
     """An <svg> element for a page: no header, ids of its own, ink and --line as in the page."""
     made = io.StringIO()
-    with _drawing():
+    with drawing():
         figure.savefig(made, format="svg", metadata={"Date": None}, facecolor="none")
     text = made.getvalue()
     text = text[text.index("<svg ") :]
@@ -350,7 +350,8 @@ def inline(figure: Figure, name: str) -> str:
     return text.replace(INK, "currentColor").replace(LINES, "var(--line)")
 
 
-def _figure(height: float) -> Figure:
+def blank(height: float) -> Figure:
+    """An empty figure as wide as all of them, of a height in inches; within `drawing`."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(9, height), layout="constrained", facecolor="none")
@@ -359,7 +360,8 @@ def _figure(height: float) -> Figure:
     return made
 
 
-def _drawing() -> Any:
+def drawing() -> Any:
+    """A context in which figures are made and written in the house's style."""
     _need()
     import matplotlib as mpl
 

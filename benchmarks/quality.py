@@ -3,31 +3,42 @@
     clips --ask--> one JSON line an answer, so that an interrupted run goes on --scores--> figures
 
 Every figure stands beside what the best constant answer would reach. The clips are those of
-`heldout`: no part of nano was trained on them.
+`heldout`: no part of nano was trained on them. What else is asked, and how sure the figures are, is
+in `evaluation_sets` and `hearing_scores`.
 """
 
 import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .heldout import Clip, class_of, normalised, word_error_rate
+from .heldout import CLASS_NAMES, Clip, class_of, normalised, word_error_rate
 
 F32 = npt.NDArray[np.float32]
-Task = Literal["words", "sound", "kind"]
+Task = Literal["words", "sound", "kind", "language", "question"]
 Ask = Callable[[F32, Sequence[str]], Sequence[str]]  # pcm [n_samples], questions -> answers
 
 QUESTIONS: dict[Task, str] = {
     "words": "Write down what is said.",
     "sound": "What do you hear?",
     "kind": "Is this speech, music or some other sound?",
+    "language": "Which language is spoken?",
+    "question": "Answer the question.",
+}
+# Nothing is trained with these: whether a question is understood, or only its wording known.
+UNSEEN: dict[Task, str] = {
+    "words": "Can you write what was spoken?",
+    "sound": "What sound is in the audio?",
+    "kind": "Would you call this speech, music or a sound?",
+    "language": "Do you know what language that was?",
+    "question": "Please reply to what was asked.",
 }
 TASKS: dict[str, tuple[Task, ...]] = {
     "speech": ("words", "kind"),
@@ -35,6 +46,7 @@ TASKS: dict[str, tuple[Task, ...]] = {
     "music": ("kind",),
 }
 KIND_WORDS = {"speech": r"speech|speak|talk|voice", "music": r"music", "sound": r"\bsound|noise"}
+SILENCE_WORDS = r"silence|silent|nothing|quiet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +55,20 @@ class Row:
 
     package: str
     name: str
-    kind: str  # what it is: speech, sound or music
-    truth: str  # what is said, or the sound's class
+    kind: str  # what the clip is: speech, sound, music, mixture, noise or silence
+    truth: str  # what is said, the sound's class, the language, or the answer in text
     task: Task
     answer: str
+    language: str = "English"  # of what is said
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A clip, and what is asked about it."""
+
+    clip: Clip
+    truths: Mapping[Task, str]  # to each task, in the order of asking; "kind" needs clip.kind only
+    language: str = "English"
 
 
 def chosen(clips: Iterable[Clip], limit: int | None) -> list[Clip]:
@@ -64,50 +86,110 @@ def chosen(clips: Iterable[Clip], limit: int | None) -> list[Clip]:
 def ask_all(
     ask: Ask, clips: Sequence[Clip], log: Path, *, progress: Callable[[int, int], None]
 ) -> list[Row]:
+    """Asks the questions of `TASKS` about every clip; see `ask_examples`."""
+    examples = [Example(clip, dict.fromkeys(TASKS[clip.kind], clip.text)) for clip in clips]
+    return ask_examples(ask, examples, log, progress=progress)
+
+
+def ask_examples(
+    ask: Ask,
+    examples: Sequence[Example],
+    log: Path,
+    *,
+    progress: Callable[[int, int], None],
+    wordings: Mapping[Task, str] = QUESTIONS,
+) -> list[Row]:
     """Asks every question about every clip, but those that `log` answers already.
 
     Args:
         ask: The model.
-        clips: What it is asked about.
+        examples: What it is asked about.
         log: JSON lines; made if missing, added to after each clip.
         progress: Called with clips done and clips in all.
+        wordings: What is asked for each task; a log holds answers to one wording of each.
     """
-    known = {(row.package, row.name, row.task): row for row in _read(log)}
+    known = {(row.package, row.name, row.task): row.answer for row in _read(log)}
     rows = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         if file.tell():
             file.write("\n")  # ends the line that an interrupted run may have begun
-        for n_done, clip in enumerate(clips):
-            progress(n_done, len(clips))
-            tasks = TASKS[clip.kind]
-            if not all((clip.package, clip.name, task) in known for task in tasks):
-                answers = ask(clip.pcm, [QUESTIONS[task] for task in tasks])
-                for task, answer in zip(tasks, answers, strict=True):
-                    row = Row(clip.package, clip.name, clip.kind, clip.text, task, answer)
-                    known[clip.package, clip.name, task] = row
-                    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        for n_done, example in enumerate(examples):
+            progress(n_done, len(examples))
+            # What is true is the example's: a list may be corrected between two runs.
+            clip = example.clip
+            asked = [
+                Row(clip.package, clip.name, clip.kind, truth, task, "", example.language)
+                for task, truth in example.truths.items()
+            ]
+            missing = [row for row in asked if (row.package, row.name, row.task) not in known]
+            if missing:
+                answers = ask(clip.pcm, [wordings[row.task] for row in missing])
+                for row, answer in zip(missing, answers, strict=True):
+                    known[row.package, row.name, row.task] = answer
+                    line = asdict(replace(row, answer=answer))
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
-            rows += [known[clip.package, clip.name, task] for task in tasks]
-    progress(len(clips), len(clips))
+            for row in asked:
+                rows.append(replace(row, answer=known[row.package, row.name, row.task]))
+    progress(len(examples), len(examples))
     return rows
 
 
 def scores(rows: Sequence[Row]) -> dict[str, Any]:
-    """Word error rate, top-1 over sound classes, and speech / music / sound; fractions of 1."""
+    """Word error rate, top-1 over sound classes, and speech / music / sound; fractions of 1.
+
+    Of clips that are one of these three; what else is asked is scored in `hearing_scores`.
+    """
     return {
-        "words": _words([row for row in rows if row.task == "words"]),
+        "words": _words([row for row in rows if is_transcript(row)]),
         "sound": _accuracy(
-            [(row.truth, class_of(row.answer)) for row in rows if row.task == "sound"]
+            [
+                (row.truth, heard_class(row.truth, row.answer))
+                for row in rows
+                if row.task == "sound" and row.kind == "sound"
+            ]
         ),
-        "kind": _accuracy([(row.kind, kind_of(row.answer)) for row in rows if row.task == "kind"]),
+        "kind": _accuracy(
+            [
+                (row.kind, kind_of(row.answer))
+                for row in rows
+                if row.task == "kind" and row.kind in TASKS
+            ]
+        ),
     }
+
+
+def is_transcript(row: Row) -> bool:
+    """Whether an answer is to be what is said in English, with nothing else to be heard."""
+    return row.task == "words" and row.kind == "speech" and row.language == "English"
+
+
+def heard_class(truth: str, answer: str) -> str | None:
+    """What an answer says that a sound is, to be compared with what it is.
+
+    A class of ours is found by its words. Any other name counts where the answer has its words.
+    """
+    if truth not in CLASS_NAMES:
+        wanted = normalised(truth).split()
+        if wanted and set(wanted) <= set(normalised(answer).split()):
+            return truth
+    return class_of(answer)
 
 
 def kind_of(answer: str) -> str | None:
     """Speech, music or sound, whichever an answer names first; None if none."""
+    return _first_named(answer, KIND_WORDS)
+
+
+def kind_or_silence(answer: str) -> str | None:
+    """Speech, music, sound or silence, whichever an answer names first; None if none."""
+    return _first_named(answer, KIND_WORDS | {"silence": SILENCE_WORDS})
+
+
+def _first_named(answer: str, words_of: Mapping[str, str]) -> str | None:
     found = [
-        (m.start(), k) for k, words in KIND_WORDS.items() if (m := re.search(words, answer.lower()))
+        (m.start(), k) for k, words in words_of.items() if (m := re.search(words, answer.lower()))
     ]
     return min(found)[1] if found else None
 

@@ -95,7 +95,8 @@ def main(work: Path, hear: bool, picture: str | None, out: Path | None) -> None:
     heard = {}
     if hear:
         for name in HEARD:
-            scores = run("eval", str(folders[name]), "--json")["scores"]
+            sets = ("--set", "speech", "--set", "sound", "--set", "music")
+            scores = run("eval", str(folders[name]), *sets, "--json")["scores"]
             heard[name] = {
                 "word_error_rate": scores["words"]["wer"],
                 "sound_top1": scores["sound"]["top1"],

@@ -1,30 +1,120 @@
-"""`kokanee eval`: held-out recordings through a bundle, and what it makes of them."""
+"""`kokanee eval`: recordings with known truth through a bundle, and what it makes of them."""
 
-import hashlib
+from __future__ import annotations
+
+import dataclasses
 import importlib.util
 import json
 import subprocess
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from kokanee.benchmarks import hearing_quality, heldout, quality
-from kokanee.engine import Engine
+from kokanee.benchmarks import (
+    agreement,
+    evaluation_sets,
+    hearing_pictures,
+    hearing_quality,
+    hearing_scores,
+    heldout,
+    quality,
+)
+from kokanee.benchmarks.clip_list import read_clip_list
+from kokanee.benchmarks.quality import Ask, Example, Row
+from kokanee.engine import Engine, Session, Streaming
 from kokanee.engine.engine import Cache, Device
-from kokanee.engine.manifest import FILE_NAME
+from kokanee.engine.growing import STREAMING
+from kokanee.engine.manifest import FILE_NAME, sha256
 from kokanee.export.nano import default_cache
 
-from . import options
+from . import hearing_tables, options
 from .bundle import find_bundle
 
+SCHEMA = "kokanee.eval/1"
 
-@click.command()
+EPILOG = """\b
+Sets:
+  speech     what is said in English telephone prompts, and that it is speech
+  sound      which sound of 18 kinds it is, and that it is one
+  music      that it is music
+  language   which of seven languages is spoken
+  mixture    speech over a sound, 5 dB louder than it: both are to be heard
+  noise      that nothing is said in noise, hum, silence, sounds and music
+  question   spoken questions: answered as their text is?
+
+\b
+Examples:
+  kokanee eval                                       nano, all sets: 2300 questions
+  kokanee eval --limit 5                             a first look
+  kokanee eval --set speech --set noise my-bundle/
+  kokanee eval --manifest mine.jsonl --pictures drawn/
+  kokanee eval nano-int4/ --beside nano-float/       the same answers?
+  kokanee eval --streamed --set sound                the same as from a microphone?
+
+\b
+A manifest has a JSON object a line: path (relative to it), kind (speech, sound, music, mixture or
+noise), and what is true: text, label, language (a name, or an ISO code):
+  {"path": "a.wav", "kind": "speech", "text": "Press one.", "language": "en"}
+  {"path": "b.flac", "kind": "sound", "label": "dog"}
+"""
+
+
+@click.command(epilog=EPILOG)
 @click.argument("bundle", default=options.NANO)
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many clips of each kind.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    type=click.Choice(list(evaluation_sets.SETS)),
+    help="One of those below; may be repeated.  [default: all, or none with --manifest]",
+)
+@click.option(
+    "--manifest",
+    "manifests",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your own recordings, as JSON lines; may be repeated.",
+)
+@click.option(
+    "--skip-broken", is_flag=True, help="Exit with 0 even if recordings of a manifest were broken."
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="BUNDLE",
+    help="Ask this one too: how many answers are the same, how each figure differs; may be"
+    " repeated.",
+)
+@click.option(
+    "--streamed", is_flag=True, help="Hear every clip in chunks of 0.1 s too: the same answers?"
+)
+@click.option(
+    "--mode",
+    type=click.Choice(list(STREAMING)),
+    default="fast",
+    show_default=True,
+    help="Of --streamed, as in `kokanee listen`.",
+)
+@click.option(
+    "--unseen-wordings", is_flag=True, help="Ask with other words than any that was trained with."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="At most so many clips of each kind and language of each set.",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Draw the figures and what was taken for what.",
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -33,7 +123,8 @@ from .bundle import find_bundle
 @click.option(
     "--log",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Answers as JSON lines; a run goes on with them.  [default: in the cache folder]",
+    help="Answers as JSON lines; a run goes on with them. Other bundles, wordings and streaming"
+    " have logs of their own beside it.  [default: in the cache folder]",
 )
 @click.option("--fresh", is_flag=True, help="Ask again what was answered already.")
 @options.machine
@@ -41,7 +132,15 @@ from .bundle import find_bundle
 def command(
     *,
     bundle: str,
+    sets: tuple[str, ...],
+    manifests: tuple[Path, ...],
+    skip_broken: bool,
+    beside: tuple[str, ...],
+    streamed: bool,
+    mode: str,
+    unseen_wordings: bool,
     limit: int | None,
+    pictures: Path | None,
     data: Path | None,
     log: Path | None,
     fresh: bool,
@@ -53,74 +152,176 @@ def command(
 ) -> None:
     """Measure how well a bundle hears.
 
-    Recordings that nano was not trained on are fetched as Debian packages (apt-get, dpkg-deb); the
-    extra [bench] is needed. An interrupted run goes on where it was.
+    Recordings that nano was not trained on are fetched as Debian packages (apt-get, dpkg-deb), or
+    yours are read; the extra [bench] is needed. Every figure comes with the interval that it would
+    lie in, 95 times of 100, had other clips of the same kind been drawn. An interrupted run goes on
+    where it was.
     """
-    need_bench()
-    folder = find_bundle(bundle, cache_dir=cache_dir)
-    cache = cache_dir or default_cache()
-    digest = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()[:12]
-    log = log or cache / "eval" / f"{digest}.jsonl"  # another bundle answers anew
-    if fresh:
-        log.unlink(missing_ok=True)
-    data = data or cache / "heldout"
-    fetch_heldout(data)
-    clips = quality.chosen(heldout.clips(data), limit)
+    need_bench("av", "jiwer", "whisper_normalizer", *(["matplotlib"] if pictures else []))
     started = time.perf_counter()
+    names = tuple(dict.fromkeys(sets)) or (() if manifests else tuple(evaluation_sets.SETS))
+    folder = find_bundle(bundle, cache_dir=cache_dir)
+    others = [find_bundle(name, cache_dir=cache_dir) for name in beside]
+    cache = cache_dir or default_cache()
+    examples, broken = _examples(names, manifests, data or cache / "heldout", limit)
+    if not examples:
+        raise click.ClickException(f"no recording can be read: {broken[0]['error']}")
+    digest = _digest(folder)
+    # A bundle answers otherwise on another device, and with another cache.
+    setting = [str(choice) for choice in (kv_cache, device) if choice != "auto"]
+    asking = _Asking(
+        examples=examples,
+        wordings="unseen" if unseen_wordings else "trained",
+        fresh=fresh,
+        opening={"device": device, "threads": threads, "kv_cache": kv_cache},
+    )
+
+    def kept(digest: str) -> Path:
+        return cache / "eval" / f"{'-'.join([digest, *setting])}.jsonl"
+
+    asked = _ask(asking, folder, log or kept(digest))
+    rows = asked.rows
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "bundle": asked.name,
+        "folder": str(folder),
+        "manifest_sha256": digest,
+        "sets": list(names),
+        "manifests": [{"path": str(path), "sha256": sha256(path)} for path in manifests],
+        "limit": limit,
+        "wordings": asking.wordings,
+        "n_clips": len(examples),
+        "clip_seconds": round(sum(len(e.clip.pcm) for e in examples) / heldout.RATE, 1),
+        "n_answers": len(rows),
+        "scores": quality.scores(rows),
+        **hearing_scores.scored(rows),
+        "beside": [],
+        "streamed": None,
+        "broken": broken,
+        "log": str(asked.log),
+    }
+    for other in others:
+        its_digest = _digest(other)
+        its_log = log.with_stem(f"{log.stem}-{its_digest}") if log else kept(its_digest)
+        its = _ask(asking, other, its_log)
+        result["beside"].append(
+            {
+                "bundle": its.name,
+                "folder": str(other),
+                "manifest_sha256": its_digest,
+                "log": str(its.log),
+                **agreement.compared(rows, its.rows),
+            }
+        )
+    if streamed:
+        heard = _ask(asking, folder, log or kept(digest), mode=mode)
+        compared = agreement.compared(rows, heard.rows)
+        result["streamed"] = {"mode": mode, "log": str(heard.log), **compared}
+    result["wall_s"] = round(time.perf_counter() - started, 1)
+    if not as_json:
+        # Labels and paths may hold brackets.
+        hearing_tables.show(result, Console(markup=False, highlight=False))
+    if pictures:
+        for file in hearing_pictures.save_all(result, pictures):
+            click.echo(f"drew {file}", err=True)
+    if as_json:
+        click.echo(json.dumps(result))
+    for one in broken:
+        click.echo(f"kokanee: {one['manifest']}:{one['line']}: {one['error']}", err=True)
+    if broken and not skip_broken:
+        raise click.exceptions.Exit(1)
+
+
+def _examples(
+    names: Sequence[str], manifests: Iterable[Path], data: Path, limit: int | None
+) -> tuple[list[Example], list[dict[str, Any]]]:
+    """What is asked about, and what of the manifests cannot be read."""
+    # Manifests first: what is wrong with them is told before anything is fetched.
+    own: list[Example] = []
+    broken = []
+    for path in manifests:
+        found = read_clip_list(path)
+        own += evaluation_sets.few(found.examples, limit)
+        broken += [{"manifest": str(path), **dataclasses.asdict(one)} for one in found.broken]
+    if not names:
+        return own, broken
+    fetch_heldout(data, names)
+    try:
+        return evaluation_sets.examples(data, names, limit=limit) + own, broken
+    except RuntimeError as error:
+        raise click.ClickException(f"{error}; leave it out with --set") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asking:
+    """What is asked, and how."""
+
+    examples: Sequence[Example]
+    wordings: str  # trained or unseen
+    fresh: bool
+    opening: dict[str, Any]  # of an engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """One bundle's answers."""
+
+    name: str
+    log: Path
+    rows: list[Row]
+
+
+def _ask(asking: _Asking, folder: Path, log: Path, *, mode: str | None = None) -> _Asked:
+    """Asks a bundle about every example, offline or streamed.
+
+    Answers to other wordings, and streamed ones, go into logs of their own beside the given one.
+    """
+    unseen = ["unseen"] if asking.wordings == "unseen" else []
+    streamed = [] if mode is None else ["streamed", mode]
+    log = log.with_stem("-".join([log.stem, *unseen, *streamed]))
+    if asking.fresh:
+        log.unlink(missing_ok=True)
     columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine,
+        Engine.open(folder, **asking.opening) as engine,
         engine.session() as session,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
         options.say_notes(engine)
         shown = bar.add_task("")
-        rows = quality.ask_all(
-            lambda pcm, questions: hearing_quality.answers(session, pcm, questions),
-            clips,
+        rows = quality.ask_examples(
+            _offline(session) if mode is None else _streamed(session, STREAMING[mode]),
+            asking.examples,
             log,
             progress=lambda n, total: bar.update(shown, completed=n, total=total),
+            wordings=quality.QUESTIONS if asking.wordings == "trained" else quality.UNSEEN,
         )
-    result = {
-        "bundle": engine.manifest.name,
-        "manifest_sha256": digest,
-        "scores": quality.scores(rows),
-        "clip_seconds": round(sum(len(clip.pcm) for clip in clips) / heldout.RATE, 1),
-        "wall_s": round(time.perf_counter() - started, 1),
-        "log": str(log),
-    }
-    if not as_json:
-        _print(result)
-    click.echo(json.dumps(result))
+        return _Asked(name=engine.manifest.name, log=log, rows=rows)
 
 
-def fetch_heldout(data: Path) -> None:
-    """The held-out recordings, if they are not there yet."""
+def _offline(session: Session) -> Ask:
+    return lambda pcm, questions: hearing_quality.answers(session, pcm, questions)
+
+
+def _streamed(session: Session, streaming: Streaming) -> Ask:
+    return lambda pcm, questions: agreement.streamed_answers(
+        session, pcm, questions, streaming=streaming
+    )
+
+
+def _digest(folder: Path) -> str:
+    """What distinguishes a bundle from every other."""
+    return sha256(folder / FILE_NAME)[:12]
+
+
+def fetch_heldout(data: Path, names: Iterable[str] = ("speech", "sound", "music")) -> None:
+    """The held-out recordings of these sets, if they are not there yet."""
     try:
-        heldout.fetch(data)
+        evaluation_sets.fetch(data, names)
     except FileNotFoundError as error:
         raise click.ClickException(f"{error.filename} is needed to fetch recordings") from None
     except (subprocess.CalledProcessError, RuntimeError) as error:
         raise click.ClickException(f"recordings could not be fetched: {error}") from None
-
-
-def _print(result: dict[str, object]) -> None:
-    scores = result["scores"]
-    assert isinstance(scores, dict)
-    words, sound, kind = scores["words"], scores["sound"], scores["kind"]
-    table = Table("", "clips", "result", "constant answer", title="Held-out recordings")
-    if words["n"]:
-        wer, constant = f"{words['wer']:.1%} word errors", f"{words['majority_wer']:.1%}"
-        table.add_row("what is said", str(words["n"]), wer, constant)
-    for name, scored in (("which sound", sound), ("speech, music or sound", kind)):
-        if scored["n"]:
-            right = f"{scored['top1']:.1%} of {scored['n_classes']} right"
-            table.add_row(name, str(scored["n"]), right, f"{scored['majority']:.1%}")
-    console = Console()
-    console.print(table)
-    if sound["n"]:
-        each = ", ".join(f"{name} {right}/{n}" for name, (right, n) in sound["recall"].items())
-        console.print(f"sounds right: {each}", highlight=False)
 
 
 def need_bench(*names: str) -> None:

@@ -13,6 +13,7 @@ import json
 import math
 import random
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from torch.nn import functional as F  # noqa: N812
 from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector, QFormerDims
 from training.instructions import caption
-from training.shards import WORK, Shard, is_validation
+from training.resume import Run
+from training.shards import WORK, Record, Shard, is_validation
 from training.weights import smollm2_state, smollm2_tokenizer
 
 NANO = QFormerDims(
     d_speech=512,
-    d_audio=192,
+    d_audio=256,
     d_model=576,
     hidden_size=384,
     num_attention_heads=6,
@@ -41,7 +43,7 @@ NANO = QFormerDims(
 
 
 def soft_tokens(connector: Connector, speech: Tensor, audio: Tensor) -> Tensor:
-    """[batch, n, 512] and [batch, n, 192] -> [batch, n_soft, 576].
+    """[batch, n, 512] and [batch, n, 256] -> [batch, n_soft, 576].
 
     As the connector's own forward pass, but for a batch whose audio streams end at different frames
     (after which they are exact zeros).
@@ -50,6 +52,23 @@ def soft_tokens(connector: Connector, speech: Tensor, audio: Tensor) -> Tensor:
     frames = torch.cat([connector.ln_speech(speech), connector.ln_audio(audio) * there], -1)
     soft = connector.speech_llama_proj(connector.qformer(connector.windows(frames)))
     return soft.reshape(len(speech), -1, connector.dims.d_model)
+
+
+def started(path: Path) -> dict[str, Tensor]:
+    """A published connector's weights for this one: what read the audio stream starts at zero."""
+    state = load_file(path)
+    fresh = Connector(NANO).state_dict()
+    out = {}
+    for name, tensor in fresh.items():
+        given = state[name].float()
+        if given.shape == tensor.shape:
+            out[name] = given
+        elif given.dim() == 2:  # keys and values of the cross-attention
+            out[name] = torch.zeros_like(tensor)
+            out[name][:, : NANO.d_speech] = given[:, : NANO.d_speech]
+        else:  # ln_audio
+            out[name] = tensor
+    return out
 
 
 class WordHead(nn.Module):
@@ -76,7 +95,21 @@ class WordHead(nn.Module):
 Clip = tuple[int, int]  # shard, place in it
 
 # How many clips of a kind a round takes.
-SHARES = {"speech": 0.55, "sound": 0.22, "music": 0.06, "mixture": 0.17}
+SHARES = {
+    "speech": 0.50,
+    "foreign": 0.09,
+    "question": 0.07,
+    "sound": 0.15,
+    "music": 0.04,
+    "mixture": 0.13,
+    "noise": 0.02,
+}
+
+
+def kind_of(record: Record) -> str:
+    """A record's kind as SHARES has it."""
+    foreign = record["kind"] == "speech" and not record["text"]
+    return "foreign" if foreign else str(record["kind"])
 
 
 class Clips:
@@ -105,15 +138,23 @@ class Clips:
         """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
         by_kind: dict[str, list[Clip]] = {}
         for s, i in self.train:
-            by_kind.setdefault(self.shards[s].records[i]["kind"], []).append((s, i))
+            by_kind.setdefault(kind_of(self.shards[s].records[i]), []).append((s, i))
         chosen = []
         for kind, pool in by_kind.items():
             weights = None
             if kind == "sound":
                 texts = [self.shards[s].records[i]["text"] for s, i in pool]
-                weights = [texts.count(t) ** -0.5 for t in texts]
+                n_of = Counter(texts)
+                weights = [n_of[t] ** -0.5 for t in texts]
+            elif kind == "foreign":  # each language alike, recordings before synthetic voices
+                records = [self.shards[s].records[i] for s, i in pool]
+                n_of = Counter(record["language"] for record in records)
+                weights = [
+                    (0.5 if "tts" in record["source"] else 1.0) / n_of[record["language"]]
+                    for record in records
+                ]
             elif kind == "speech":  # acted speech teaches more than another synthetic phrase
-                weights = [1.6 if self.shards[s].name == "fotaq" else 1.0 for s, _ in pool]
+                weights = [1.0 if "tts" in self.shards[s].name else 1.6 for s, _ in pool]
             chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
         return chosen
 
@@ -133,7 +174,7 @@ class Clips:
         return out
 
     def features(self, batch: list[Clip]) -> tuple[Tensor, Tensor]:
-        """Speech [batch, n, 512] and audio [batch, n, 192]."""
+        """Speech [batch, n, 512] and audio [batch, n, 256]."""
         speech = np.stack([self.shards[s].speech(i) for s, i in batch])
         audio = np.stack([self.shards[s].audio(i) for s, i in batch])
         return torch.from_numpy(speech).float(), torch.from_numpy(audio).float()
@@ -166,8 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     parser.add_argument("--shards", nargs="+", required=True)
-    parser.add_argument("--connector", choices=("align", "instruct"), help="go on from that stage")
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--start", type=Path, help="a published connector to begin with")
+    parser.add_argument("--minutes", type=float, required=True, help="in all sessions")
+    parser.add_argument("--every", type=float, default=3, help="minutes between validations")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--windows", type=int, default=256, help="windows a batch")
     parser.add_argument("--threads", type=int, default=2)
@@ -202,48 +244,60 @@ def main() -> None:
     nn.init.normal_(connector.speech_query_tokens, std=1.0)
     nn.init.normal_(connector.speech_llama_proj.weight, std=0.3 * NANO.hidden_size**-0.5)
     connector.speech_llama_proj.bias.data.copy_(head.mean)
-    step = 0
-    if (out / "connector.safetensors").exists():
-        source = WORK / options.connector if options.connector else out
-        connector.load_state_dict(load_file(source / "connector.safetensors"))
-        saved = load_file(source / "head.safetensors")
-        head.blank.data, head.scale.data = saved["blank"], saved["scale"]
-        step = int(load_file(out / "head.safetensors")["step"])
+    if options.start:
+        connector.load_state_dict(started(options.start))
     parameters = [*connector.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    run = Run(out, {"connector": connector, "head": head}, optimizer, minutes=options.minutes)
     ctc = nn.CTCLoss(zero_infinity=True)
 
     def save() -> None:
+        run.save()
         save_file(connector.state_dict(), out / "connector.safetensors")
-        state = {"blank": head.blank.data, "scale": head.scale.data, "step": torch.tensor(step)}
-        save_file(state, out / "head.safetensors")
+        save_file({"blank": head.blank.data, "scale": head.scale.data}, out / "head.safetensors")
 
     @torch.no_grad()
-    def validate() -> dict[str, float]:
+    def check() -> None:
+        began = time.monotonic()
         connector.eval()
         scores: dict[str, tuple[list[str], list[str]]] = {}
         for batch in clips.batches(clips.validation, 512, random.Random(0)):
             log_probs, _ = head(soft_tokens(connector, *clips.features(batch)))
             for clip, text in zip(batch, decoded(log_probs, vocabulary, tokenizer), strict=True):
-                pair = scores.setdefault(shards[clip[0]].name, ([], []))
+                record = shards[clip[0]].records[clip[1]]
+                key = shards[clip[0]].name if kind_of(record) == "speech" else kind_of(record)
+                pair = scores.setdefault(key, ([], []))
                 pair[0].append(clips.texts[clip])
                 pair[1].append(text)
         connector.train()
-        return {name: round(word_error_rate(*pair), 4) for name, pair in scores.items()}
+        # Where a caption is only a name, the names that are spelled right count instead of words.
+        named = {"sound", "music", "noise", "foreign"}
+        figures = {
+            key: float(
+                np.mean([t.strip(" [") == a.strip(" [") for t, a in zip(*pair, strict=True)])
+            )
+            if key in named
+            else word_error_rate(*pair)
+            for key, pair in scores.items()
+        }
+        figures = {key: round(value, 4) for key, value in sorted(figures.items())}
+        run.log({"loss": round(float(np.mean(losses[-200:])), 4), "validation": figures})
+        run.pause(time.monotonic() - began)
 
-    start, total, checked = time.time(), 60 * options.minutes, time.time()
-    shuffle, losses = random.Random(options.seed + step), []
-    first = step
-    while (elapsed := time.time() - start) < total:
+    shuffle, losses = random.Random(options.seed + run.step), []
+    checked = run.elapsed
+    while run.done < 1:
         for batch in clips.batches(clips.balanced(2000, shuffle), options.windows, shuffle):
-            elapsed = time.time() - start
-            if elapsed > total:
+            if run.done >= 1:
                 break
-            rate = options.lr * min(1, (step - first + 1) / 200)
-            rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / total))
+            rate = options.lr * min(1, (run.step + 1) / 200)
+            rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.done))
             optimizer.param_groups[0]["lr"] = rate
             speech, audio = clips.features(batch)
-            log_probs, norm_error = head(soft_tokens(connector, noised(speech), noised(audio)))
+            # A published connector comes without its blank, which has to be found first.
+            with torch.set_grad_enabled(not (options.start and run.step < 80)):
+                soft = soft_tokens(connector, noised(speech), noised(audio))
+            log_probs, norm_error = head(soft)
             targets = [clips.targets[c] for c in batch]
             loss = ctc(
                 log_probs.transpose(0, 1),
@@ -256,24 +310,14 @@ def main() -> None:
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             losses.append(loss.item())
-            step += 1
-            if time.time() - checked > 90:
-                checked = time.time()
+            run.step += 1
+            if run.step % 100 == 0:
                 save()
-                record = {
-                    "step": step,
-                    "minutes": round(elapsed / 60, 2),
-                    "lr": rate,
-                    "loss": round(float(np.mean(losses[-200:])), 4),
-                    "scale": round(float(head.scale.detach().exp()), 2),
-                    "norm_error": round(float(norm_error.detach()), 4),
-                    "wer": validate(),
-                }
-                print(json.dumps(record), flush=True)
-                with (out / "curve.jsonl").open("a") as curve:
-                    curve.write(json.dumps(record) + "\n")
+            if run.elapsed - checked > options.every:
+                check()
+                checked = run.elapsed
     save()
-    print(json.dumps({"step": step, "wer": validate()}))
+    check()
 
 
 if __name__ == "__main__":

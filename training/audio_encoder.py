@@ -1,11 +1,12 @@
-"""Trains nano's small BEATs as a classifier of the sound classes, music and speech.
+"""Trains nano's small BEATs: YAMNet's judgement of everything there is, and the names we believe.
 
-Two clips out of five are mixtures, so the targets are several at once; level, speed, noise and
-masked stretches vary. The classifier is thrown away: the connector reads the frames.
+Two losses on one pooled vector: the teacher's 521 AudioSet probabilities (soft targets, every clip
+that is not held out, named or not), and our classes, music and speech (named clips). Two clips out
+of five are mixtures, whose targets are the greater of both; level, speed, noise, rooms and masked
+stretches vary. Both heads are thrown away: the connector reads the frames.
 """
 
 import argparse
-import json
 import math
 import random
 import time
@@ -20,31 +21,37 @@ from torch import Tensor, nn
 from kokanee.benchmarks.heldout import CLASS_NAMES
 from kokanee.engine.features import fbank
 from kokanee.export.reference import BEATs, BeatsDims
+from training.augment import faster, in_room
+from training.resume import Run
 from training.shards import WORK, Shard, is_validation
+from training.teacher import HOP, MEANS, N_CLASSES, PATCH
 
 NANO = BeatsDims(
-    embed_dim=192,
-    encoder_embed_dim=192,
+    embed_dim=256,
+    encoder_embed_dim=256,
     encoder_layers=4,
-    encoder_attention_heads=6,
-    encoder_ffn_embed_dim=768,
+    encoder_attention_heads=8,
+    encoder_ffn_embed_dim=1024,
 )
-LABELS = (*CLASS_NAMES, "music", "speech")
+LABELS = (*MEANS, "music", "speech")
 RATE = 16_000
 
 
 class Classifier(nn.Module):
-    """BEATs, mean and maximum over its frames, one logit a label."""
+    """BEATs, mean and maximum over its frames, one logit a class of the teacher's and of ours."""
 
     def __init__(self) -> None:
         super().__init__()
         self.beats = BEATs(NANO)
-        self.head = nn.Linear(2 * NANO.encoder_embed_dim, len(LABELS))
+        width = 2 * NANO.encoder_embed_dim
+        self.teacher_head = nn.Linear(width, N_CLASSES)
+        self.head = nn.Linear(width, len(LABELS))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, n_fbank_frames, 128] -> [batch, n_labels]."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, n_fbank_frames, 128] -> [batch, 521], [batch, n_labels]."""
         frames = self.beats(x)
-        return self.head(torch.cat([frames.mean(1), frames.amax(1)], -1))  # type: ignore[no-any-return]
+        pooled = torch.cat([frames.mean(1), frames.amax(1)], -1)
+        return self.teacher_head(pooled), self.head(pooled)
 
 
 def trained() -> BEATs:
@@ -54,101 +61,125 @@ def trained() -> BEATs:
     return model.beats.eval().requires_grad_(False)
 
 
-def label_index(record: dict[str, Any]) -> int:
-    return LABELS.index(record["text"] if record["kind"] == "sound" else record["kind"])
-
-
-def cropped(pcm: np.ndarray, n: int, r: random.Random) -> np.ndarray:
-    """`n` samples: a random stretch of a longer clip, a shorter one somewhere in silence."""
-    if len(pcm) >= n:
-        start = r.randrange(len(pcm) - n + 1) if r.random() < 0.5 else 0
-        return pcm[start : start + n]
-    start = r.randrange(n - len(pcm) + 1) if r.random() < 0.5 else 0
-    return np.pad(pcm, (start, n - len(pcm) - start))
+def label_of_record(record: dict[str, Any]) -> int | None:
+    """Index into LABELS; None if nobody knows."""
+    kind = record["kind"]
+    name = record["text"] if kind in {"sound", "other"} else kind
+    return LABELS.index(name) if name in LABELS else None
 
 
 def varied(pcm: np.ndarray, r: random.Random) -> np.ndarray:
     """Another speed and pitch, another level."""
-    if r.random() < 0.6:
-        factor = math.exp(r.uniform(-0.3, 0.3))
-        at = np.arange(0, len(pcm) - 1, factor)
-        pcm = np.interp(at, np.arange(len(pcm)), pcm).astype(np.float32)
-    return pcm * 10 ** (r.uniform(-22, 0) / 20)
+    if r.random() < 0.5:
+        pcm = faster(pcm, math.exp(r.uniform(-0.2, 0.2)))
+    if r.random() < 0.25:
+        pcm = in_room(pcm, np.random.default_rng(r.randrange(2**32)))
+    return pcm * 10 ** (r.uniform(-24, 0) / 20)
 
 
 class Sampler:
-    """Draws label-balanced training crops with multi-hot targets."""
+    """Draws training crops with the teacher's probabilities and ours."""
 
     def __init__(self, shards: list[Shard], seed: int) -> None:
         self.shards = shards
         self.r = random.Random(seed)
-        self.pools: list[list[tuple[int, int]]] = [[] for _ in LABELS]
+        self.pools: dict[int | None, list[tuple[int, int]]] = {}
         self.validation: list[tuple[int, int]] = []
         for s, shard in enumerate(shards):
             for i, record in enumerate(shard.records):
+                label = label_of_record(record)
                 if is_validation(record):
-                    if record["kind"] == "sound" or i % 4 == 0:  # speech and music abound
+                    if record["kind"] == "sound" or (label is not None and i % 16 == 0):
                         self.validation.append((s, i))
                 else:
-                    self.pools[label_index(record)].append((s, i))
+                    self.pools.setdefault(label, []).append((s, i))
         # Between one clip, one vote (power 1) and one class, one vote (power 0).
-        self.weights = [min(len(p), 150) ** 0.5 for p in self.pools]
-        self.weights[LABELS.index("music")] *= 3
-        self.weights[LABELS.index("speech")] *= 2
+        self.keys = list(self.pools)
+        self.weights = [min(len(self.pools[k]), 600) ** 0.5 for k in self.keys]
+        for name, factor in (("music", 2.0), ("speech", 1.5)):
+            if LABELS.index(name) in self.keys:
+                self.weights[self.keys.index(LABELS.index(name))] *= factor
+        if None in self.keys:
+            self.weights[self.keys.index(None)] *= 4
 
-    def draw(self, n: int) -> tuple[np.ndarray, int]:
-        (label,) = self.r.choices(range(len(LABELS)), self.weights)
-        s, i = self.r.choice(self.pools[label])
-        return cropped(varied(self.shards[s].pcm(i), self.r), n, self.r), label
+    def draw(self, n: int) -> tuple[np.ndarray, np.ndarray, int | None]:
+        (key,) = self.r.choices(self.keys, self.weights)
+        s, i = self.r.choice(self.pools[key])
+        shard = self.shards[s]
+        pcm, logits = shard.pcm(i), shard.teacher(i)
+        if len(pcm) > n:  # a stretch, and the patches that lie in it
+            start = self.r.randrange(len(pcm) - n + 1)
+            first = max(0, -(-(start - PATCH // 2) // HOP))
+            last = (start + n - PATCH // 2) // HOP
+            pcm, logits = pcm[start : start + n], logits[first : max(first + 1, last + 1)]
+            if not len(logits):
+                logits = shard.teacher(i)[-1:]
+        probabilities = 1 / (1 + np.exp(-np.clip(logits.astype(np.float32).max(0), -60, 60)))
+        pcm = varied(pcm, self.r)[:n]
+        start = self.r.randrange(n - len(pcm) + 1) if self.r.random() < 0.5 else 0
+        return np.pad(pcm, (start, n - len(pcm) - start)), probabilities, key
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        n = int(self.r.uniform(1.0, 2.6) * RATE)
-        xs, targets = [], torch.zeros(size, len(LABELS))
+    def batch(self, seconds: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """fbanks, teacher's targets, our targets, which rows have a name."""
+        n = int(self.r.uniform(1.0, 4.0) * RATE)
+        size = max(4, int(seconds * RATE / n))
+        xs, soft = [], np.zeros((size, N_CLASSES), np.float32)
+        hard, known = torch.zeros(size, len(LABELS)), torch.ones(size)
         for row in range(size):
-            pcm, label = self.draw(n)
-            targets[row, label] = 1
+            pcm, soft[row], label = self.draw(n)
+            labels = [label]
             if self.r.random() < 0.4:
-                other, second = self.draw(n)
+                other, probabilities, second = self.draw(n)
                 pcm = pcm + other * self.r.uniform(0.3, 1.0)
-                targets[row, second] = 1
+                soft[row] = np.maximum(soft[row], probabilities)
+                labels.append(second)
+            for name in labels:
+                if name is None:
+                    known[row] = 0
+                else:
+                    hard[row, name] = 1
             if self.r.random() < 0.5:
                 hiss = np.random.default_rng(self.r.randrange(2**32)).standard_normal(n)
-                pcm = pcm + hiss * 10 ** (self.r.uniform(-75, -35) / 20)
+                pcm = pcm + hiss * 10 ** (self.r.uniform(-75, -40) / 20)
             x = fbank(np.ascontiguousarray(pcm, dtype=np.float32))
-            for axis, widest in ((0, 24), (1, 20)):
+            for axis, widest in ((0, 24), (1, 16)):
                 width = self.r.randrange(widest)
                 start = self.r.randrange(max(1, x.shape[axis] - width))
                 x[(slice(None),) * axis + (slice(start, start + width),)] = x.mean()
             xs.append(x)
-        return torch.from_numpy(np.stack(xs)), targets
+        return torch.from_numpy(np.stack(xs)), torch.from_numpy(soft), hard, known
 
 
-def drawn(sampler: Sampler, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def drawn(sampler: Sampler, seconds: float) -> Iterator[tuple[Tensor, ...]]:
     """Batches that a second process prepares."""
 
     class Endless(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
             while True:
-                yield sampler.batch(size)
+                yield sampler.batch(seconds)
 
     return iter(torch.utils.data.DataLoader(Endless(), batch_size=None, num_workers=1))
 
 
 @torch.no_grad()
 def validate(model: Classifier, sampler: Sampler) -> dict[str, float]:
-    """Accuracy over the sound classes, and over sound, music and speech."""
+    """Accuracy over our classes, over sound, music and speech, and agreement with the teacher."""
     model.eval()
-    right = {"classes": [], "kinds": []}  # type: dict[str, list[bool]]
-    n_sounds = len(CLASS_NAMES)
+    right: dict[str, list[float]] = {"classes": [], "kinds": [], "teacher_top": []}
+    n_sounds = len(MEANS)
+    columns = [LABELS.index(name) for name in CLASS_NAMES]
     for s, i in sampler.validation:
         pcm = sampler.shards[s].pcm(i)
         x = fbank(np.pad(pcm, (0, max(0, RATE - len(pcm)))))
-        scores = model(torch.from_numpy(x)[None])[0]
-        label = label_index(sampler.shards[s].records[i])
-        kind, best = min(label, n_sounds), int(scores.argmax())
+        taught, ours = (out[0] for out in model(torch.from_numpy(x)[None]))
+        logits = sampler.shards[s].teacher(i).astype(np.float32).max(0)
+        right["teacher_top"].append(int(taught.argmax()) in logits.argsort()[-3:])
+        label = label_of_record(sampler.shards[s].records[i])
+        assert label is not None
+        kind, best = min(label, n_sounds), int(ours.argmax())
         right["kinds"].append(min(best, n_sounds) == kind if label >= n_sounds else best < n_sounds)
-        if label < n_sounds:
-            right["classes"].append(int(scores[:n_sounds].argmax()) == label)
+        if label in columns:
+            right["classes"].append(columns[int(ours[columns].argmax())] == label)
     model.train()
     return {k: round(float(np.mean(v)), 4) for k, v in right.items()}
 
@@ -157,8 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", nargs="+", required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--every", type=float, default=5, help="minutes between validations")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seconds", type=float, default=64, help="of sound a batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -166,7 +198,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     out = WORK / "audio_encoder"
     out.mkdir(exist_ok=True)
-    model, step = Classifier(), 0
+    model = Classifier()
     for module in model.modules():  # DeepNorm's initial scale for values and feed-forward
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
@@ -174,41 +206,46 @@ def main() -> None:
     for layer in model.beats.encoder.layers:
         for part in (layer.self_attn.v_proj, layer.self_attn.out_proj, layer.fc1, layer.fc2):
             nn.init.xavier_normal_(part.weight, gain=gain)
-    if (out / "model.safetensors").exists():
-        model.load_state_dict(load_file(out / "model.safetensors"))
-        step = json.loads((out / "curve.jsonl").read_text().splitlines()[-1])["step"]
-    sampler = Sampler([Shard(name) for name in options.shards], options.seed + step)
-    sizes = {label: len(pool) for label, pool in zip(LABELS, sampler.pools, strict=True)}
-    print(sizes, len(sampler.validation))
+    nn.init.constant_(model.teacher_head.bias, -6.0)
+    nn.init.constant_(model.head.bias, -3.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.05)
-    loss_of = nn.BCEWithLogitsLoss()
-    batches = drawn(sampler, options.batch)
-    start, checked, losses, total = time.time(), time.time(), [], 60 * options.minutes
-    first = step
-    while (elapsed := time.time() - start) < total:
-        rate = options.lr * min(1, (step - first + 1) / 100)
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / total))
+    run = Run(out, {"model": model}, optimizer, minutes=options.minutes)
+    sampler = Sampler([Shard(name) for name in options.shards], options.seed + run.step)
+    sizes = {LABELS[k] if k is not None else "-": len(p) for k, p in sampler.pools.items()}
+    print(sizes, len(sampler.validation), flush=True)
+    loss_of = nn.BCEWithLogitsLoss(reduction="none")
+    batches = drawn(sampler, options.seconds)
+    checked, losses, heard = run.elapsed, [], 0.0
+    while run.done < 1:
+        rate = options.lr * min(1, (run.step + 1) / 100)
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.done))
         optimizer.param_groups[0]["lr"] = rate
-        x, targets = next(batches)
-        loss = loss_of(model(x), targets)
+        x, soft, hard, known = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            taught, ours = model(x)
+        taught_loss = loss_of(taught.float(), soft).sum(1).mean()
+        named_loss = (loss_of(ours.float(), hard).sum(1) * known).mean()
+        loss = taught_loss + named_loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
-        step += 1
-        if time.time() - checked > 120 or time.time() - start >= total:
-            checked = time.time()
+        losses.append((taught_loss.item(), named_loss.item()))
+        run.step += 1
+        heard += x.shape[0] * x.shape[1] / 100
+        if run.elapsed - checked > options.every or run.done >= 1:
+            began = time.monotonic()
+            taught_mean, named_mean = np.mean(losses[-100:], 0)
             record = {
-                "step": step,
-                "minutes": round((checked - start) / 60, 2),
-                "loss": round(float(np.mean(losses[-100:])), 4),
+                "hours_heard": round(heard / 3600, 2),
+                "loss": {"teacher": round(taught_mean, 3), "names": round(named_mean, 3)},
                 "accuracy": validate(model, sampler),
             }
-            print(json.dumps(record), flush=True)
+            run.log(record)
+            run.save()
             save_file(model.state_dict(), out / "model.safetensors")
-            with (out / "curve.jsonl").open("a") as curve:
-                curve.write(json.dumps(record) + "\n")
+            run.pause(time.monotonic() - began)
+            checked = run.elapsed
 
 
 if __name__ == "__main__":

@@ -8,42 +8,57 @@ import argparse
 import json
 import math
 import random
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kokanee.benchmarks.heldout import class_of, word_error_rate
 from kokanee.export.reference import Connector
-from training.align import NANO, Clip, Clips, WordHead, noised, soft_tokens
-from training.instructions import HEAR, KIND, TRANSCRIBE, task
+from training.align import NANO, Clip, Clips, WordHead, kind_of, noised, soft_tokens
+from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
+from training.resume import Run
 from training.shards import WORK, Record, Shard
+
+
+def asked_of(record: Record) -> tuple[str, ...]:
+    """What a validation clip is asked."""
+    if kind_of(record) == "foreign":
+        return (LANGUAGE[0],)
+    return {
+        "speech": (TRANSCRIBE[0],),
+        "question": (ANSWER[0],),
+        "mixture": (TRANSCRIBE[0], HEAR[0]),
+        "sound": (HEAR[0], KIND[1], TRANSCRIBE[0]),
+        "music": (KIND[1], TRANSCRIBE[0]),
+        "noise": (TRANSCRIBE[0],),
+    }[record["kind"]]
 
 
 def answers(
     llm: SpeakingLlm, connector: Connector, clips: Clips, asked: list[tuple[Clip, str]]
 ) -> dict[tuple[Clip, str], str]:
-    """Greedy answers, batching what has equal length."""
-    groups: dict[tuple[int, str], list[Clip]] = {}
-    for clip, question in asked:
-        groups.setdefault((clips.n_windows(clip), question), []).append(clip)
+    """Greedy answers, clips of about equal length together."""
+    asked = sorted(asked, key=lambda pair: clips.n_windows(pair[0]))
     out = {}
-    for (_, question), group in groups.items():
-        for k in range(0, len(group), 16):
-            batch = group[k : k + 16]
-            with torch.no_grad():
-                soft = soft_tokens(connector, *clips.features(batch))
-            texts = llm.answers(list(soft), [question] * len(batch))
-            out.update({(c, question): t for c, t in zip(batch, texts, strict=True)})
+    for k in range(0, len(asked), 24):
+        batch = asked[k : k + 24]
+        soft: list[Tensor] = []
+        with torch.no_grad():
+            for clip, _ in batch:
+                soft += soft_tokens(connector, *clips.features([clip]))
+        texts = llm.answers(soft, [question for _, question in batch], most=48)
+        out.update(dict(zip(batch, texts, strict=True)))
     return out
 
 
-def validate(llm: SpeakingLlm, connector: Connector, clips: Clips) -> dict[str, float]:
-    """A fixed sample of the validation clips: word errors, sound classes, kinds."""
+def validate(llm: SpeakingLlm, connector: Connector, clips: Clips, n_each: int) -> dict[str, float]:
+    """A fixed sample of the validation clips, and the share that is right of each kind."""
     connector.eval()
     r = random.Random(0)
 
@@ -52,98 +67,110 @@ def validate(llm: SpeakingLlm, connector: Connector, clips: Clips) -> dict[str, 
 
     pools: dict[str, list[Clip]] = {}
     for clip in clips.validation:
-        key = record(clip)["kind"]
-        pools.setdefault(clips.shards[clip[0]].name if key == "speech" else key, []).append(clip)
-    sample = {k: r.sample(v, min(len(v), 48)) for k, v in pools.items()}
-    asked = []
+        kind = kind_of(record(clip))
+        pools.setdefault(clips.shards[clip[0]].name if kind == "speech" else kind, []).append(clip)
+    sample = {k: r.sample(v, min(len(v), n_each)) for k, v in pools.items()}
+    said = answers(
+        llm,
+        connector,
+        clips,
+        [(c, q) for g in sample.values() for c in g for q in asked_of(record(c))],
+    )
+    scores: dict[str, list[float]] = {}
+    words: dict[str, list[tuple[str, str]]] = {}
     for key, group in sample.items():
-        if key in {"sound", "music"}:
-            asked += [(c, q) for c in group for q in (HEAR[0], KIND[0])]
-        else:
-            asked += [(c, TRANSCRIBE[0]) for c in group]
-    said = answers(llm, connector, clips, asked)
-    scores = {}
-    for key, group in sample.items():
-        if key in {"sound", "music"}:
-            word = "music" if key == "music" else "sound"
-            kinds = [word in said[c, KIND[0]].lower() for c in group]
-            scores[f"{key} kind"] = float(np.mean(kinds))
-        else:
-            pair = [(record(c)["text"], said[c, TRANSCRIBE[0]]) for c in group]
-            scores[f"{key} wer"] = word_error_rate(*zip(*pair, strict=True))
-    if "sound" in sample:
-        right = [class_of(said[c, HEAR[0]]) == record(c)["text"] for c in sample["sound"]]
-        scores["sound class"] = float(np.mean(right))
+        for clip in group:
+            truth = record(clip)
+            kind = kind_of(truth)
+            if kind in {"speech", "mixture"}:
+                words.setdefault(f"{key} wer", []).append(
+                    (truth["text"], said[clip, TRANSCRIBE[0]])
+                )
+            if kind == "foreign":
+                right = truth["language"].lower() in said[clip, LANGUAGE[0]].lower()
+                scores.setdefault("language", []).append(right)
+            if kind == "question":
+                first = re.split(r"(?<=[.!?])\s", said[clip, ANSWER[0]])[0]
+                scores.setdefault("same answer", []).append(first == truth["answer"])
+            if kind == "mixture":
+                heard = said[clip, HEAR[0]]
+                right = "speaking" in heard and ANSWERS[truth["sound"]] in heard
+                scores.setdefault("both named", []).append(right)
+            if kind == "sound":
+                right = ANSWERS[truth["text"]].lower() in said[clip, HEAR[0]].lower()
+                right |= class_of(said[clip, HEAR[0]]) == truth["text"]
+                scores.setdefault("sound class", []).append(right)
+            if kind in {"sound", "music"}:
+                scores.setdefault(f"{kind} kind", []).append(kind in said[clip, KIND[1]].lower())
+            if kind in {"sound", "music", "noise"}:
+                scores.setdefault("invented", []).append(said[clip, TRANSCRIBE[0]] != NOTHING)
     connector.train()
-    return {k: round(v, 4) for k, v in scores.items()}
+    figures = {k: float(np.mean(v)) for k, v in scores.items()}
+    figures |= {k: word_error_rate(*zip(*v, strict=True)) for k, v in words.items()}
+    return {k: round(v, 3) for k, v in sorted(figures.items())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     parser.add_argument("--shards", nargs="+", required=True)
-    parser.add_argument("--connector", choices=("align", "instruct"), help="go on from that stage")
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--lr", type=float, default=1.5e-4, help="of the connector")
+    parser.add_argument("--minutes", type=float, required=True, help="in all sessions")
+    parser.add_argument("--lr", type=float, default=2e-4, help="of the connector")
     parser.add_argument("--lora-lr", type=float, default=8e-4)
-    parser.add_argument("--windows", type=int, default=96, help="windows a batch")
+    parser.add_argument("--start-lora", type=Path, help="a published adapter to begin with")
+    parser.add_argument("--windows", type=int, default=160, help="windows a batch")
     parser.add_argument("--align", type=float, default=0.1, help="weight of the first stage's loss")
+    parser.add_argument("--every", type=float, default=10, help="minutes between validations")
+    parser.add_argument("--name", default="instruct", help="folder of the run")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
-    first, out = WORK / "align", WORK / "instruct"
-    out.mkdir(exist_ok=True)
+    first, out = WORK / "align", WORK / options.name
 
     llm = SpeakingLlm(options.llm)
     vocabulary = json.loads((first / "vocabulary.json").read_text())
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
-    source, step = first, 0
-    if (out / "lora.safetensors").exists():
-        source = WORK / options.connector if options.connector else out
-        llm.load_lora(load_file(out / "lora.safetensors"))
-        step = int(load_file(out / "head.safetensors")["step"])
-    connector.load_state_dict(load_file(source / "connector.safetensors"))
-    saved = load_file(source / "head.safetensors")
+    connector.load_state_dict(load_file(first / "connector.safetensors"))
+    saved = load_file(first / "head.safetensors")
     head.blank.data, head.scale.data = saved["blank"], saved["scale"]
+    if options.start_lora:
+        llm.load_lora(load_file(options.start_lora))
     groups = [
         {"params": [*connector.parameters(), *head.parameters()], "peak": options.lr},
         {"params": llm.lora(), "peak": options.lora_lr},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    run = Run(
+        out, {"connector": connector, "head": head, "llm": llm}, optimizer, minutes=options.minutes
+    )
     trained = [p for g in groups for p in g["params"]]
     ctc = nn.CTCLoss(zero_infinity=True)
 
     def save() -> None:
+        run.save()
         save_file(connector.state_dict(), out / "connector.safetensors")
         save_file(llm.lora_state(), out / "lora.safetensors")
-        state = {"blank": head.blank.data, "scale": head.scale.data, "step": torch.tensor(step)}
-        save_file(state, out / "head.safetensors")
 
-    def log(elapsed: float) -> None:
-        record = {
-            "step": step,
-            "minutes": round(elapsed / 60, 2),
-            "loss": round(float(np.mean(losses[-100:])), 4),
-            "validation": validate(llm, connector, clips),
-        }
-        print(json.dumps(record), flush=True)
-        with (out / "curve.jsonl").open("a") as curve:
-            curve.write(json.dumps(record) + "\n")
+    def check(n_each: int) -> None:
+        began = time.monotonic()
+        figures = validate(llm, connector, clips, n_each)
+        run.log({"loss": round(float(np.mean(losses[-100:])), 4), "validation": figures})
+        run.pause(time.monotonic() - began)
 
-    start, checked, total = time.time(), time.time(), 60 * options.minutes
-    r, losses, start_step, n_seen = random.Random(options.seed + step), [], step, 0
-    while time.time() - start < total:
+    print(f"{len(clips.train)} + {len(clips.validation)} clips, at {run.elapsed:.1f} minutes")
+    r, losses, n_seen, began = random.Random(options.seed + run.step), [], 0, time.monotonic()
+    checked = run.elapsed
+    while run.done < 1:
         for batch in clips.batches(clips.balanced(600, r), options.windows, r):
-            elapsed = time.time() - start
-            if elapsed > total:
+            if run.done >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * min(1, (step - start_step + 1) / 40)
-                group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * elapsed / total))
+                group["lr"] = group["peak"] * min(1, (run.step + 1) / 60)
+                group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * run.done))
             speech, audio = clips.features(batch)
             soft = soft_tokens(connector, noised(speech), noised(audio))
             tasks = [task(clips.shards[s].records[i], r) for s, i in batch]
@@ -161,18 +188,18 @@ def main() -> None:
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             losses.append(float(spoken.detach()))
-            step += 1
+            run.step += 1
             n_seen += len(batch)
-            if step % 25 == 0:
-                pace = n_seen / (time.time() - start)
-                print(f"{step} {np.mean(losses[-25:]):.3f} {pace:.2f} clips/s", flush=True)
-            if step % 100 == 0:
+            if run.step % 25 == 0:
+                pace = n_seen / (time.monotonic() - began)
+                print(f"{run.step} {np.mean(losses[-25:]):.3f} {pace:.2f} clips/s", flush=True)
+            if run.step % 100 == 0:
                 save()
-            if time.time() - checked > 600:
-                log(elapsed)
-                checked = time.time()
+            if run.elapsed - checked > options.every:
+                check(24)
+                checked = run.elapsed
     save()
-    log(time.time() - start)
+    check(80)
 
 
 if __name__ == "__main__":

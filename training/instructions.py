@@ -1,8 +1,12 @@
-"""What nano is asked, in several wordings, and the answers it should give."""
+"""What nano is asked, in many wordings, and the answers it should give.
+
+The wordings of `quality.UNSEEN` are never trained on.
+"""
 
 import random
 
 from kokanee.benchmarks.heldout import CLASSES, normalised
+from training.sentences import listed
 from training.shards import Record
 
 TRANSCRIBE = (
@@ -14,6 +18,10 @@ TRANSCRIBE = (
     "Type out the spoken words.",
     "Give me the transcript.",
     "Which words are spoken?",
+    "Write the transcript of this recording.",
+    "What did they say?",
+    "Please transcribe.",
+    "Turn the speech into text.",
 )
 HEAR = (
     "What do you hear?",
@@ -23,6 +31,9 @@ HEAR = (
     "Which sound is this?",
     "Tell me what you hear.",
     "What makes this sound?",
+    "What is going on in this recording?",
+    "Describe what you hear.",
+    "What am I listening to?",
 )
 KIND = (
     "Is it speech, music or a sound?",
@@ -31,6 +42,7 @@ KIND = (
     "Decide: speech, music or a sound.",
     "Do you hear speech, music or a sound?",
     "What kind of audio is this: speech, music or a sound?",
+    "Is this music, speech or some other sound?",
 )
 MUSIC = (
     "Is there music?",
@@ -48,20 +60,58 @@ SPEECH = (
     "Does a person speak?",
     "Are words spoken?",
 )
-# Never trained on: what the wordings above are worth to somebody who asks in other words.
-UNSEEN = {
-    "transcribe": ("Can you write what was spoken?", "Put the speech into text."),
-    "hear": ("What sound is in the audio?", "What is this noise?"),
-    "music": ("Would you say there is music here?",),
+LANGUAGE = (
+    "Which language is spoken?",
+    "What language is this?",
+    "Name the language.",
+    "In which language does the person speak?",
+    "Tell me the language of the speaker.",
+    "What language do you hear?",
+    "Is this English or another language? Name it.",
+)
+ANSWER = (
+    "Answer the question.",
+    "Answer the spoken question.",
+    "Please answer.",
+    "Reply to the speaker.",
+    "Respond to what the person asks.",
+    "What is the answer?",
+    "Listen to the question and answer it.",
+)
+BOTH = (
+    "What is said, and what else can be heard?",
+    "Write down the words and name the other sound.",
+    "Tell me the words and the sound behind them.",
+)
+SECONDS = (
+    "How long is this recording?",
+    "How many seconds does it last?",
+    "How long does it take?",
+)
+NOTHING = "Nothing is said."
+ANSWERS = {c.name: c.answer for c in CLASSES} | {
+    "music": "music",
+    "thunder": "thunder",
+    "siren": "a siren",
+    "wind": "wind",
+    "fire": "a fire crackling",
+    "applause": "applause",
 }
-ANSWERS = {c.name: c.answer for c in CLASSES} | {"music": "music"}
-AMBIGUOUS = {"instrument", "drum", "bell", "beep", "laugh", "scream", "cough"}
+# Of these somebody may well say that there is music, or a voice, in them.
+MUSICAL = {"instrument", "drum", "bell", "beep"}
+VOICED = {"laugh", "scream", "cough"}
+COUNTS = listed("zero one two three four five six seven eight nine ten eleven twelve")
 
 
 def caption(record: Record) -> str:
     """What the soft tokens are first taught to spell: words said, then ` [` and what sounds."""
-    said = normalised(record["text"]) if record["kind"] in {"speech", "mixture"} else ""
-    label = {"speech": None, "mixture": record.get("sound")}.get(record["kind"], record["text"])
+    kind, text = record["kind"], record["text"]
+    said = normalised(text) if kind in {"speech", "mixture", "question"} else ""
+    if kind == "speech" and not text:
+        return f" [{record['language']}"
+    if kind == "noise":
+        return f" [{text}"
+    label = {"sound": text, "music": "music", "mixture": record.get("sound")}.get(kind)
     return (f" {said}" if said else "") + (f" [{ANSWERS[label]}" if label else "")
 
 
@@ -71,35 +121,95 @@ def sentence(text: str) -> str:
 
 def task(record: Record, r: random.Random) -> tuple[str, str]:
     """A question and its answer for one clip."""
-    kind, text = record["kind"], record["text"]
-    x = r.random()
-    if kind == "speech":
-        if x < 0.84:
-            return r.choice(TRANSCRIBE), normalised(text)
-        if x < 0.89:
-            return r.choice(HEAR), "A person speaking."
-        if x < 0.94:
-            return r.choice(KIND), "Speech."
-        return (r.choice(MUSIC), "No.") if x < 0.98 else (r.choice(SPEECH), "Yes.")
-    if kind == "mixture":
+    if r.random() < 0.015:
+        n = min(12, max(1, round(record["n_samples"] / 16_000)))
+        return r.choice(SECONDS), f"About {COUNTS[n]} second{'s' if n > 1 else ''}."
+    return _TASKS[record["kind"]](record, r.random(), r)
+
+
+def _speech(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    language = record.get("language", "English")
+    if not record["text"]:
         if x < 0.6:
-            return r.choice(TRANSCRIBE), normalised(text)
-        if x < 0.9 or record["sound"] in AMBIGUOUS:
-            return r.choice(HEAR), f"A person speaking and {ANSWERS[record['sound']]}."
-        music = record["sound"] == "music"
-        return (
-            (r.choice(MUSIC), "Yes." if music else "No.")
-            if x < 0.95
-            else (r.choice(SPEECH), "Yes.")
-        )
-    if kind == "music":
-        if x < 0.35:
-            return r.choice(HEAR), "Music."
-        if x < 0.65:
-            return r.choice(KIND), "Music."
-        return (r.choice(MUSIC), "Yes.") if x < 0.9 else (r.choice(SPEECH), "No.")
-    if x < 0.68 or (text in AMBIGUOUS and x < 0.85):
+            return r.choice(LANGUAGE), f"{language}."
+        if x < 0.72:
+            return r.choice(HEAR), f"A person speaking {language}."
+        if x < 0.84:
+            return r.choice(TRANSCRIBE), f"[speaking {language}]"
+    elif x < 0.86:
+        return r.choice(TRANSCRIBE), normalised(record["text"])
+    elif x < 0.90:
+        return r.choice(HEAR), "A person speaking."
+    elif x < 0.93:
+        return r.choice(LANGUAGE), f"{language}."
+    y = r.random()
+    if y < 0.6:
+        return r.choice(KIND), "Speech."
+    return (r.choice(MUSIC), "No.") if y < 0.8 else (r.choice(SPEECH), "Yes.")
+
+
+def _question(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    if x < 0.75:
+        return r.choice(ANSWER), record["answer"]
+    return r.choice(TRANSCRIBE), normalised(record["text"])
+
+
+def _mixture(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    sound, said = ANSWERS[record["sound"]], normalised(record["text"])
+    if x < 0.45:
+        return r.choice(TRANSCRIBE), said
+    if x < 0.82:
+        return r.choice(HEAR), f"A person speaking and {sound}."
+    if x < 0.92:
+        return r.choice(BOTH), f"{sentence(sound)} The person says: {said}"
+    if x < 0.96 and record["sound"] not in MUSICAL:
+        return r.choice(MUSIC), "Yes." if record["sound"] == "music" else "No."
+    return r.choice(SPEECH), "Yes."
+
+
+def _music(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    if x < 0.3:
+        return r.choice(HEAR), "Music."
+    if x < 0.65:
+        return r.choice(KIND), "Music."
+    if x < 0.82:
+        return r.choice(MUSIC), "Yes."
+    return (r.choice(TRANSCRIBE), NOTHING) if x < 0.92 else (r.choice(SPEECH), "No.")
+
+
+def _sound(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    text = record["text"]
+    if x < 0.64:
         return r.choice(HEAR), sentence(ANSWERS[text])
-    if x < 0.84 or text in AMBIGUOUS:
+    if x < 0.80:
         return r.choice(KIND), "A sound."
-    return r.choice(MUSIC if x < 0.92 else SPEECH), "No."
+    if x < 0.90:
+        return r.choice(TRANSCRIBE), NOTHING
+    if x < 0.95 and text not in MUSICAL:
+        return r.choice(MUSIC), "No."
+    if text not in VOICED:
+        return r.choice(SPEECH), "No."
+    return r.choice(HEAR), sentence(ANSWERS[text])
+
+
+def _noise(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    silent = record["text"] == "silence"
+    if x < 0.45:
+        return r.choice(TRANSCRIBE), NOTHING
+    if x < 0.65:
+        return r.choice(HEAR), "Silence." if silent else "Noise."
+    if x < 0.85:
+        return r.choice(KIND), "Silence." if silent else "A sound."
+    if x < 0.92:
+        return r.choice(MUSIC), "No."
+    return (r.choice(SPEECH), "No.") if x < 0.97 else (r.choice(LANGUAGE), "Nobody is speaking.")
+
+
+_TASKS = {
+    "speech": _speech,
+    "question": _question,
+    "mixture": _mixture,
+    "music": _music,
+    "sound": _sound,
+    "noise": _noise,
+}

@@ -1,4 +1,8 @@
-"""SmolLM2 frozen, with LoRA beside its query and value projections, fed with embeddings."""
+"""SmolLM2 frozen, with LoRA beside its query and value projections, fed with embeddings.
+
+The frozen weights and all of the arithmetic but the norms, the logits' softmax and the LoRA's own
+numbers are bfloat16, which trains 1.6 times as fast here as float32.
+"""
 
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from training.weights import smollm2_state, smollm2_tokenizer
 
-RANK, SCALE = 8, 4.0
+RANK, SCALE = 32, 4.0
 BEFORE = "<|im_start|>user\n"
 AFTER = "\n{}<|im_end|>\n<|im_start|>assistant\n"
 END = 2  # <|im_end|>
@@ -23,17 +27,18 @@ class LoraLinear(nn.Module):
     def __init__(self, frozen: nn.Linear) -> None:
         super().__init__()
         self.frozen = frozen
+        self.scale = SCALE
         self.a = nn.Parameter(torch.randn(RANK, frozen.in_features) * frozen.in_features**-0.5)
         self.b = nn.Parameter(torch.zeros(frozen.out_features, RANK))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.frozen(x) + SCALE * F.linear(F.linear(x, self.a), self.b)
+        return self.frozen(x) + self.scale * F.linear(F.linear(x, self.a), self.b)
 
 
 class SpeakingLlm(nn.Module):
     """The LLM as nano runs it: soft tokens inside its chat template."""
 
-    def __init__(self, gguf: Path) -> None:
+    def __init__(self, gguf: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         config = LlamaConfig(
             vocab_size=49152,
@@ -50,19 +55,32 @@ class SpeakingLlm(nn.Module):
         self.model = LlamaModel(config)
         state = {k.removeprefix("model."): v for k, v in smollm2_state(gguf).items()}
         self.model.load_state_dict(state)
-        self.model.requires_grad_(False)
+        self.embeddings: Tensor = state["embed_tokens.weight"].clone()
+        self.model.to(dtype).requires_grad_(False)
+        self.dtype = dtype
+        self.rows = self.embeddings.to(dtype)  # of the output
         for layer in self.model.layers:
             layer.self_attn.q_proj = LoraLinear(layer.self_attn.q_proj)
             layer.self_attn.v_proj = LoraLinear(layer.self_attn.v_proj)
-        self.embeddings: Tensor = self.model.embed_tokens.weight
         self.tokenizer: Tokenizer = smollm2_tokenizer(gguf)
         self._before = self._rows(BEFORE)
 
     def _rows(self, text: str) -> Tensor:
         return self.embeddings[self.tokenizer.encode(text).ids]
 
+    def hidden(self, x: Tensor, **options: object) -> tuple[Tensor, object]:
+        """[batch, n, d] -> last hidden states [batch, n, d] in `dtype`, and the cache."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            out = self.model(inputs_embeds=x.to(self.dtype), **options)
+        return out.last_hidden_state.to(self.dtype), out.past_key_values
+
     def lora(self) -> list[nn.Parameter]:
         return [p for n, p in self.named_parameters() if n.endswith((".a", ".b"))]
+
+    def set_scale(self, scale: float) -> None:
+        for module in self.modules():
+            if isinstance(module, LoraLinear):
+                module.scale = scale
 
     def lora_state(self) -> dict[str, Tensor]:
         """The LoRA under the names of SALMONN's checkpoints."""
@@ -76,8 +94,10 @@ class SpeakingLlm(nn.Module):
         }
 
     def load_lora(self, state: dict[str, Tensor]) -> None:
+        """An adapter of this rank, or of a lower one: the other rows start as they were made."""
         for key, tensor in self.lora_state().items():
-            tensor.copy_(state[key])
+            given = state[key].float()
+            tensor[tuple(slice(n) for n in given.shape)] = given
 
     def prompt(self, soft: Tensor, question: str) -> Tensor:
         """Soft tokens [n_soft, d] of a clip -> embeddings [n, d] up to where the answer starts."""
@@ -95,27 +115,44 @@ class SpeakingLlm(nn.Module):
         # Padding on the right: under a causal mask no target sees it.
         x = torch.stack([F.pad(r, (0, 0, 0, width - len(r))) for r in rows])
         y = torch.tensor([row + [-1] * (width - len(row)) for row in labels])
-        hidden = self.model(inputs_embeds=x, use_cache=False).last_hidden_state
-        return F.cross_entropy(hidden[y >= 0] @ self.embeddings.T, y[y >= 0])
+        hidden, _ = self.hidden(x, use_cache=False)
+        return F.cross_entropy((hidden[y >= 0] @ self.rows.T).float(), y[y >= 0])
+
+    def answers(self, soft: list[Tensor], questions: list[str], most: int = 60) -> list[str]:
+        """Greedy answers."""
+        return self._greedy([self.prompt(s, q) for s, q in zip(soft, questions, strict=True)], most)
+
+    def written_answers(self, questions: list[str], most: int = 40) -> list[str]:
+        """The LLM alone, without its LoRA, to questions as text."""
+        scales = {m: m.scale for m in self.modules() if isinstance(m, LoraLinear)}
+        self.set_scale(0.0)
+        said = self._greedy([self._rows(BEFORE + q + AFTER[3:]) for q in questions], most)
+        for module, scale in scales.items():
+            module.scale = scale
+        return said
 
     @torch.no_grad()
-    def answers(self, soft: list[Tensor], questions: list[str], most: int = 60) -> list[str]:
-        """Greedy answers to prompts of equal length."""
-        x = torch.stack([self.prompt(s, q) for s, q in zip(soft, questions, strict=True)])
-        out = self.model(inputs_embeds=x, use_cache=True)
-        ids: list[list[int]] = [[] for _ in soft]
-        live = [True] * len(soft)
+    def _greedy(self, prompts: list[Tensor], most: int) -> list[str]:
+        width = max(len(p) for p in prompts)
+        # Padding on the left, masked: rotary positions are relative, so it changes nothing else.
+        x = torch.stack([F.pad(p, (0, 0, width - len(p), 0)) for p in prompts])
+        mask = torch.stack([torch.arange(width) >= width - len(p) for p in prompts]).long()
+        hidden, past = self.hidden(x, attention_mask=mask, use_cache=True)
+        ids: list[list[int]] = [[] for _ in prompts]
+        live = [True] * len(prompts)
         for _ in range(most):
-            best = (out.last_hidden_state[:, -1] @ self.embeddings.T).argmax(-1)
+            best = (hidden[:, -1] @ self.rows.T).argmax(-1)
             for row, token in enumerate(best.tolist()):
                 live[row] = live[row] and token != END
                 if live[row]:
                     ids[row].append(token)
             if not any(live):
                 break
-            out = self.model(
-                inputs_embeds=self.embeddings[best][:, None],
-                past_key_values=out.past_key_values,
+            mask = F.pad(mask, (0, 1), value=1)
+            hidden, past = self.hidden(
+                self.embeddings[best][:, None],
+                attention_mask=mask,
+                past_key_values=past,
                 use_cache=True,
             )
         return [self.tokenizer.decode(row).strip() for row in ids]

@@ -11,8 +11,10 @@ from training.shards import Record, Shard, is_validation, write
 RATE = 16_000
 
 
-def mixtures(speech: list[Shard], sounds: list[Shard], n: int, seed: int) -> Iterator[tuple]:
-    """Speech 2 to 15 dB above the sound; which of the two starts first varies."""
+def mixtures(
+    speech: list[Shard], sounds: list[Shard], n: int, seed: int
+) -> Iterator[tuple[Record, np.ndarray]]:
+    """Speech from 2 dB below to 15 dB above the sound; which of the two starts first varies."""
     r = random.Random(seed)
     voices = [(s, i) for s in speech for i in range(len(s)) if s.records[i]["n_samples"] < 5 * RATE]
     pools: dict[str, list[tuple[Shard, int]]] = {}
@@ -21,20 +23,21 @@ def mixtures(speech: list[Shard], sounds: list[Shard], n: int, seed: int) -> Ite
             if record["n_samples"] > RATE // 3:
                 pools.setdefault(record["text"], []).append((shard, i))
     labels = sorted(pools)
+    weights = [min(len(pools[name]), 60) for name in labels]
     for _ in range(n):
         shard, i = r.choice(voices)
         record, pcm = shard.records[i], shard.pcm(i)
-        other, k = r.choice(pools[r.choice(labels)])
+        other, k = r.choice(pools[r.choices(labels, weights)[0]])
         sound = other.pcm(k)
         if r.random() < 0.5:  # sound first, as a whole or in part
             lead = r.randrange(min(len(sound), RATE))
             pcm = np.pad(pcm, (lead, 0))
-        repeats = -(-len(pcm) // len(sound)) if r.random() < 0.5 else 1
+        repeats = -(-len(pcm) // len(sound)) if r.random() < 0.6 else 1
         sound = np.tile(sound, repeats)[: len(pcm) + RATE]
         n_samples = min(max(len(pcm), len(sound)), 6 * RATE)
         loud = float(np.sqrt(np.mean(np.square(shard.pcm(i)))))
         quiet = float(np.sqrt(np.mean(np.square(sound)))) + 1e-6
-        gain = loud / quiet * 10 ** (-r.uniform(2, 15) / 20)
+        gain = loud / quiet * 10 ** (-r.uniform(-2, 15) / 20)
         mixed = np.zeros(n_samples, np.float32)
         mixed[: len(pcm)] += pcm[:n_samples]
         mixed[: len(sound)] += gain * sound[:n_samples]
@@ -56,8 +59,8 @@ def mixtures(speech: list[Shard], sounds: list[Shard], n: int, seed: int) -> Ite
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speech", nargs="+", required=True)
-    parser.add_argument("--sounds", nargs="+", default=["sounds", "music"])
-    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--sounds", nargs="+", default=["sounds"])
+    parser.add_argument("--clips", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     speech, sounds = [Shard(n) for n in options.speech], [Shard(n) for n in options.sounds]

@@ -8,30 +8,31 @@ general, which the prompts share.
 import random
 
 
-def _listed(text: str, mark: str = " ") -> list[str]:
+def listed(text: str, mark: str = " ") -> list[str]:
+    """The parts of a text between marks."""
     return text.split(mark)
 
 
-ONES = _listed(
+ONES = listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
 )
-TENS = _listed("twenty thirty forty fifty sixty seventy eighty ninety")
-ORDINALS = _listed(
+TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
+ORDINALS = listed(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth "
     "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth "
     "thirtieth"
 )
-LETTERS = _listed("a b c d e f g h i j k l m n o p q r s t u v w x y z")
-SPELLING = _listed(
+LETTERS = listed("a b c d e f g h i j k l m n o p q r s t u v w x y z")
+SPELLING = listed(
     "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima mike november "
     "oscar papa quebec romeo sierra tango uniform victor whiskey xray yankee zulu"
 )
-DAYS = _listed("monday tuesday wednesday thursday friday saturday sunday today tomorrow yesterday")
-MONTHS = _listed(
+DAYS = listed("monday tuesday wednesday thursday friday saturday sunday today tomorrow yesterday")
+MONTHS = listed(
     "january february march april may june july august september october november december"
 )
-THINGS = _listed(
+THINGS = listed(
     "message;mailbox;call;caller;conference;line;number;extension;password;pin;account;menu;"
     "name;greeting;recording;directory;operator;agent;queue;system;office;telephone;phone;"
     "folder;code;option;time;date;year;month;week;hour;minute;second;person;party;user;"
@@ -45,12 +46,12 @@ THINGS = _listed(
     "percent;point;degree;mile;meter;plus;minus;total;limit;amount",
     ";",
 )
-PLURALS = _listed(
+PLURALS = listed(
     "messages calls callers people users members minutes seconds hours days weeks months "
     "years dollars cents euros pounds degrees miles meters numbers lines agents rooms "
     "options digits letters times folders points keys contacts conferences"
 )
-VERBS = _listed(
+VERBS = listed(
     "enter;dial;record;press;hear;listen to;delete;erase;save;forward;send;change;check;"
     "replay;accept;cancel;confirm;review;leave;transfer;hold;join;repeat;skip;select;choose;"
     "mute;unmute;lock;unlock;increase;decrease;say;spell;play;stop;start;continue;return to;"
@@ -58,7 +59,7 @@ VERBS = _listed(
     "speak to;log in to;log out of",
     ";",
 )
-STATES = _listed(
+STATES = listed(
     "busy;unavailable;full;empty;open;closed;locked;unlocked;on;off;enabled;disabled;"
     "activated;cancelled;saved;deleted;new;old;urgent;invalid;correct;incorrect;available;"
     "ready;muted;on the phone;not in service;temporarily out of order;on vacation;away;"
@@ -66,7 +67,7 @@ STATES = _listed(
     "blocked;changed;recorded",
     ";",
 )
-WORDS = _listed(
+WORDS = listed(
     "the of and to in for is on that by this with you it not or be are from at as your all "
     "have new more an was we will home can us about if page my has search free but our one "
     "other do no information time they site he up may what which their news out use any "

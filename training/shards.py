@@ -8,6 +8,7 @@ clips end to end). Writing the JSON comes last, so an interrupted shard is simpl
 
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -22,7 +23,8 @@ from kokanee.engine.features import fbank, log_mel
 WINDOW = 5440  # samples: 17 frames of 20 ms
 MIN_SAMPLES = 16_000
 D_SPEECH = 512
-D_AUDIO = 192
+D_AUDIO = 256
+N_TAUGHT = 521
 WORK = Path(os.environ.get("KOKANEE_TRAINING", "/var/tmp/kokanee-training"))
 
 HELD_OUT_VOICE = "flite-rms"
@@ -31,11 +33,16 @@ Record = dict[str, Any]
 
 
 def is_validation(record: Record) -> bool:
-    """A held-out voice, one in forty acted lines and one in eight sounds (crops stay together)."""
-    source, digest = record["source"], zlib.crc32(record["name"].encode())
+    """A held-out voice, one in forty acted lines, one in eight sounds, one in twenty foreigners."""
+    source = record["source"]
+    # Takes of one event, and crops of one track, stay together.
+    digest = zlib.crc32(re.sub(r"[\d_.-]+", "", record["name"]).encode())
     if record["kind"] == "mixture":
         return bool(record["held"])
-    if record["kind"] == "speech":
+    if record["kind"] in {"speech", "question"}:
+        digest = zlib.crc32(record["name"].encode())
+        if record.get("language"):
+            return digest % 20 == 0
         return source == f"tts-{HELD_OUT_VOICE}" or (source == "fotaq" and digest % 40 == 0)
     return digest % 8 == 0
 
@@ -72,6 +79,7 @@ class Shard:
         self._audio_path = folder / f"{name}.audio"
         self._speech: np.memmap | None = None
         self._audio: np.memmap | None = None
+        self._teacher: np.memmap | None = None
         n_frames = [padded(r["n_samples"]) // 320 for r in self.records]
         self.frame_at = np.concatenate([[0], np.cumsum(n_frames)])
 
@@ -108,10 +116,19 @@ class Shard:
         return self._speech[self.frame_at[i] : self.frame_at[i + 1]]
 
     def audio(self, i: int) -> np.ndarray:
-        """float16 [n_frames, 192]; exact zeros after the audio encoder's last frame."""
+        """float16 [n_frames, 256]; exact zeros after the audio encoder's last frame."""
         if self._audio is None or len(self._audio) < self.frame_at[i + 1]:
             self._audio = np.memmap(self._audio_path, np.float16, "r").reshape(-1, D_AUDIO)
         return self._audio[self.frame_at[i] : self.frame_at[i + 1]]
+
+    def teacher(self, i: int) -> np.ndarray:
+        """float16 [n_patches, 521], the teacher's logits; `teach` must have run."""
+        if self._teacher is None:
+            path = self._audio_path.with_suffix(".teacher")
+            self._teacher = np.memmap(path, np.float16, "r").reshape(-1, N_TAUGHT)
+            n_patches = [r["n_patches"] for r in self.records]
+            self._patch_at = np.concatenate([[0], np.cumsum(n_patches)])
+        return self._teacher[self._patch_at[i] : self._patch_at[i + 1]]
 
     @torch.no_grad()
     def encode(self, encoder: torch.nn.Module, until: float = float("inf")) -> None:

@@ -1,22 +1,25 @@
-"""Sound and music recordings of Debian's packages as the shards `sounds` and `music`.
+"""Sound and music recordings of Debian's packages as the shards `collected` and `rendered`.
 
-The label is the file's name through `heldout.label_of`, the function that also labels the
-evaluation; a recording without one, or that the evaluation holds out, is left out. Two sources add
-what the packages lack: notes of a General MIDI sound font (Debian's fluid-soundfont-gm) and
-electronic beeps and clicks made here.
+Everything that is not held out is taken, with what its file is called; `teach` then decides what is
+believed. Two sources add what the packages lack: notes of a General MIDI sound font (Debian's
+fluid-soundfont-gm), and electronic beeps and clicks made here.
 """
 
 import argparse
+import functools
+import hashlib
 import io
 import re
 import struct
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soundfile as sf
 import soxr
 
@@ -27,24 +30,75 @@ RATE = 16_000
 CLIP = 6 * RATE
 SUFFIXES = {".wav", ".ogg", ".mp3", ".flac", ".aiff"}
 
-# Packages whose file names say what is heard, with the part of the path to skip.
-NAMED = {
-    "tuxpaint-stamps-default": r"_desc|_[a-z]{2}(_[A-Za-z]{2})?\.ogg|/symbols/|/hobbies/",
-    "wesnoth-1.16-data": r"/ui/|-miss|horn-signals",
-    "hedgewars-data": r"/voices/.*/(?!Laugh|PoisonCough|Ow|Ooff)[^/]*$|/Music/",
+# Packages whose files are heard one by one, with the parts of paths to skip: speech that other
+# shards take, and silence.
+PACKAGES = {
+    "0ad-data": r"/music/|voice",
+    "boswars-data": r"",
+    "bzflag-data": r"",
+    "caveexpress-data": r"",
+    "colobot-common-sounds": r"",
+    "deepin-sound-theme": r"",
+    "emacspeak": r"",
+    "endless-sky-data": r"",
+    "enigma-data": r"",
+    "fillets-ng-data": r"",
+    "flare-game": r"merchant|_phys|_ment",
+    "freedroidrpg-data": r"[Vv]oice|dialog",
+    "frozen-bubble-data": r"",
+    "funnyboat": r"",
+    "glob2-data": r"",
+    "gnome-audio": r"",
+    "hedgewars-data": r"/voices/.*/(?!Laugh|PoisonCough|Ow|Ooff)[^/]*$",
+    "heroes-sound-effects": r"",
+    "holotz-castle-data": r"",
+    "hydrogen-drumkits": r"[Dd]emo",
+    "ktuberling-data": r"/sounds/[a-z]+(@[a-z]+)?/|doc/",
+    "lbreakout2-data": r"",
+    "lincity-ng-data": r"",
+    "lmms-common": r"",
+    "lomiri-sounds": r"",
+    "megaglest-data": r"_ack|_select|/ack",
+    "minetest-data": r"",
+    "monsterz-data": r"",
+    "nexuiz-data": r"announcer|/player/",
+    "openarena-081-misc": r"feedback|announcer",
+    "openarena-081-players": r"",
+    "openarena-data": r"feedback|announcer|teamplay",
+    "oxygen-sounds": r"",
+    "penguin-command": r"",
+    "pinball-data": r"",
+    "pingus-data": r"",
+    "planetblupi-common": r"",
+    "ri-li-data": r"",
+    "scorched3d-data": r"",
+    "simutrans-pak64": r"",
     "sonic-pi-samples": r"loop_|ambi_|bass_",
     "sound-icons": r"^$",
-    "frozen-bubble-data": r"mainzik|introzik",
-    "hydrogen-drumkits": r"[Dd]emo",
+    "sound-theme-freedesktop": r"",
+    "supertux-data": r"",
+    "supertuxkart-data": r"",
+    "torcs-data": r"",
+    "tuxmath-data": r"",
+    "tuxpaint-stamps-default": r"_desc|_[a-z]{2}(_[A-Za-z]{2})?\.ogg|/symbols/|/hobbies/",
+    "tuxtype-data": r"",
+    "ufoai-sound": r"jingle",
+    "unknown-horizons": r"",
+    "warmux-data": r"",
+    "warzone2100-data": r"voice|speech|sequenceaudio|/audio/(en|de|fr)",
+    "wesnoth-1.16-data": r"/ui/|-miss|horn-signals",
+    "widelands-data": r"",
+    "wesnoth-1.16-music": r"",
+    "drascula-music": r"",
+    "yaru-theme-sound": r"",
 }
-MUSIC = {
-    "wesnoth-1.16-music": "",
-    "drascula-music": "",
-    "fillets-ng-data": "/music/",
-    "hedgewars-data": "/Music/",
-    "lomiri-sounds": "/ringtones/",
-    "frozen-bubble-data": "zik",
-}
+# Folders and packages that hold music, whatever their names are.
+MUSIC = (
+    r"/music/|-music|/Music/|/ringtones/|zik\.|/songs?/|_theme|theme\.|/data/music|"
+    r"mu_|soundtrack|/ambience/"
+)
+# Names that are true, but of the game's world: the teacher is not told of them.
+MUTE = {"colobot-common-sounds", "planetblupi-common", "endless-sky-data", "emacspeak"}
 # Names that say nothing, or the wrong thing, to the evaluation's patterns.
 RENAMED = {
     "drake": "duck",  # tuxpaint's bird; wesnoth's are dragons and carry -hit, -die
@@ -58,6 +112,19 @@ RENAMED = {
     "fireworks": "firework",
     "chimp": "",
     "bird_flying": "bird",
+}
+TITLES = {
+    "jackhammer": "hammer",
+    "chainsaw": "engine",
+    "sawmill": "engine",
+    "bus start": "car",
+    "horn": "",
+    "metal": "",
+    "toyland: t": "",
+    "applause": "clap",
+    "crashing": "crash",
+    "machinery": "machine",
+    "level crossing": "bell",
 }
 GM = {
     "instrument": [*range(8), *range(11, 14), *range(16, 47), *range(56, 80), 104, 105, 106],
@@ -84,71 +151,109 @@ def trimmed(pcm: np.ndarray) -> np.ndarray:
     return pcm[start : start + CLIP] * (0.89 / peak)
 
 
-def named(tree: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """(package, name, label, samples) of every labelled recording of the packages."""
-    files = [
-        (package, path)
-        for package, skip in NAMED.items()
-        for path in sorted((tree / package).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not re.search(skip, str(path)) and path.is_file()
-    ]
-    kits = 0
-    for package, path in files:
-        stem = path.stem
-        if package == "hydrogen-drumkits":
-            kits += 1
-            label = "drum" if kits % 5 == 0 else None
-        elif package == "wesnoth-1.16-data" and re.search(r"^(drake|gryphon|bat|lich)", stem):
-            label = "bird" if stem.startswith("gryphon-shriek") else None
-        elif re.match(r"O(w|off)\d", stem):
-            label = "scream"
-        else:
-            label = label_of(RENAMED.get(stem, stem))
-        if label and not is_held_out(package, path.name):
-            yield package, path.name, label, read(path)
+def files(tree: Path) -> Iterator[tuple[str, str, Callable[[], npt.NDArray[np.float32]]]]:
+    """(package, name, reader) of every recording that is not held out, inside archives too."""
+    for package, skip in PACKAGES.items():
+        for path in sorted((tree / package).rglob("*")):
+            name = str(path.relative_to(tree / package))
+            if path.is_symlink() or not path.is_file():
+                continue
+            if path.suffix.lower() in SUFFIXES:
+                if not (skip and re.search(skip, "/" + name)) and not is_held_out(package, name):
+                    yield package, name, functools.partial(read, path)
+            elif path.suffix.lower() in {".zip", ".pk3", ".wz"}:
+                with zipfile.ZipFile(path) as archive:
+                    for member in sorted(archive.namelist()):
+                        if Path(member).suffix.lower() in SUFFIXES and not (
+                            skip and re.search(skip, "/" + member)
+                        ):
+                            yield package, member, functools.partial(_member, archive, member)
     for name, path in gcompris_sounds(tree / "gcompris-qt-data"):
-        label = label_of(name)
-        if label and "/music/" not in name and not is_held_out("gcompris-qt-data", name):
-            yield "gcompris-qt-data", name, label, read(path)
-    for archive in sorted((tree / "ufoai-sound").rglob("*.pk3")):
-        with zipfile.ZipFile(archive) as members:
-            for name in sorted(members.namelist()):
-                folder, _, _ = name.removeprefix("sound/").partition("/")
-                label = "footsteps" if folder == "footsteps" else label_of(name)
-                if folder in {"civilians", "soldiers"}:
-                    label = "scream"
-                if name.endswith(".ogg") and label and "jingle" not in name:
-                    yield "ufoai-sound", name, label, read(io.BytesIO(members.read(name)))
-    yield from _opensfx(next((tree / "openttd-opensfx").rglob("opensfx.cat")).read_bytes())
-    yield from _freedoom(tree / "freedoom")
+        if not is_held_out("gcompris-qt-data", name):
+            yield "gcompris-qt-data", name, functools.partial(read, path)
+    opensfx = next((tree / "openttd-opensfx").rglob("opensfx.cat")).read_bytes()
+    for package, name, pcm in (*_opensfx(opensfx), *_freedoom(tree / "freedoom")):
+        yield package, name, functools.partial(np.asarray, pcm)
 
 
-def _opensfx(blob: bytes) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    words = {
-        "jackhammer": "hammer",
-        "chainsaw": "engine",
-        "sawmill": "engine",
-        "bus start": "car",
-        "horn": "",
-        "metal": "",
-        "toyland: t": "",
-        "applause": "clap",
-        "crashing": "crash",
-        "machinery": "machine",
-        "level crossing": "bell",
-    }
+def _member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.float32]:
+    return read(io.BytesIO(archive.read(name)))
+
+
+def label_by_name(package: str, name: str) -> str | None:
+    """What a file is called, where that means anything."""
+    stem = Path(name).stem
+    folder = name.rsplit("/", 2)[-2] if "/" in name else ""
+    if package in MUTE:
+        return None
+    if package == "wesnoth-1.16-data" and re.search(r"^(drake|gryphon|bat|lich)", stem):
+        return "bird" if stem.startswith("gryphon-shriek") else None
+    if re.match(r"O(w|off)\d", stem) or folder in {"civilians", "soldiers"}:
+        return "scream"
+    if package == "hydrogen-drumkits":
+        return "drum"
+    if folder == "footsteps":
+        return "footsteps"
+    if package in {"openttd-opensfx", "freedoom"}:
+        return label_of(next((v for k, v in TITLES.items() if k in name), name))
+    return label_of(RENAMED.get(stem, stem))
+
+
+def collected(tree: Path, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
+    """Every recording as it lies there, with what its name says; `teach` decides what it is.
+
+    A file longer than twelve seconds gives up to eight crops of six seconds.
+    """
+    rng = np.random.default_rng(seed)
+    seen: set[bytes] = set()
+    counts: Counter[str] = Counter()
+    for package, name, reader in files(tree):
+        try:
+            pcm = reader()
+        except (sf.LibsndfileError, RuntimeError, zipfile.BadZipFile, OSError) as error:
+            print(package, name, error)
+            continue
+        digest = hashlib.sha256(np.round(pcm * 127).astype(np.int8).tobytes()).digest()
+        if digest in seen or len(pcm) < 0.05 * RATE:
+            continue
+        seen.add(digest)
+        counts[package] += 1
+        if package == "hydrogen-drumkits" and counts[package] % 4:
+            continue  # hundreds of nearly equal drum strokes
+        long = len(pcm) > 2 * CLIP
+        starts = [0]
+        if long:
+            n_crops = min(8, len(pcm) // CLIP)
+            starts = [int(rng.integers(0, len(pcm) - CLIP)) for _ in range(n_crops)]
+        for start in starts:
+            clip = trimmed(pcm[start : start + CLIP] if long else pcm)
+            if len(clip) > 0.05 * RATE:
+                yield (
+                    {
+                        "source": package,
+                        "name": name,
+                        "kind": "other",
+                        "text": "",
+                        "file_label": label_by_name(package, name),
+                        "music_by_name": bool(re.search(MUSIC, f"{package}/{name}")),
+                        "long": long,
+                    },
+                    clip,
+                )
+
+
+def _opensfx(blob: bytes) -> Iterator[tuple[str, str, np.ndarray]]:
     for i in range(struct.unpack_from("<I", blob)[0] % 2**31 // 8):
         at, size = struct.unpack_from("<II", blob, 8 * i)
         at &= 2**31 - 1
         length = blob[at]
         title = blob[at + 1 : at + 1 + length].split(b'".')[0].decode("latin-1").strip('"').lower()
-        label = label_of(next((v for k, v in words.items() if k in title), title))
-        if label and size > 4000:
+        if size > 4000:
             body = io.BytesIO(blob[at + 1 + length : at + 1 + length + size])
-            yield "openttd-opensfx", title, label, read(body)
+            yield "openttd-opensfx", title, read(body)
 
 
-def _freedoom(tree: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
+def _freedoom(tree: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     seen = set()
     for wad in sorted(tree.rglob("*.wad")):
         blob = wad.read_bytes()
@@ -156,12 +261,11 @@ def _freedoom(tree: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
         for i in range(n_lumps):
             at, size, raw = struct.unpack_from("<II8s", blob, directory + 16 * i)
             name = raw.rstrip(b"\0").decode("latin-1").lower()
-            label = label_of(name[2:]) if name.startswith("ds") and size > 8 else None
-            if label and name not in seen:
+            if name.startswith("ds") and size > 8 and name not in seen:
                 seen.add(name)
                 _, rate, n = struct.unpack_from("<HHI", blob, at)
                 pcm = np.frombuffer(blob, np.uint8, n, at + 8).astype(np.float32) / 128 - 1
-                yield "freedoom", name, label, soxr.resample(pcm, rate, RATE)
+                yield "freedoom", name[2:], soxr.resample(pcm, rate, RATE)
 
 
 def notes(seed: int) -> Iterator[tuple[str, str, str, np.ndarray]]:
@@ -218,33 +322,13 @@ def made(seed: int) -> Iterator[tuple[str, str, str, np.ndarray]]:
         yield "made", f"click-{k}", "click", out
 
 
-def sounds(tree: Path, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
-    for source in (named(tree), notes(seed), made(seed)):
+def rendered(seed: int) -> Iterator[tuple[Record, np.ndarray]]:
+    """Notes of a sound font and electronic sounds, whose names are true by construction."""
+    for source in (notes(seed), made(seed)):
         for package, name, label, pcm in source:
             clip = trimmed(pcm)
             if len(clip) > 0.05 * RATE:
                 yield {"source": package, "name": name, "kind": "sound", "text": label}, clip
-
-
-def music(tree: Path, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
-    """Up to five crops of four seconds a track."""
-    rng = np.random.default_rng(seed)
-    for package, part in MUSIC.items():
-        for path in sorted((tree / package).rglob("*")):
-            if path.suffix.lower() not in SUFFIXES or part not in str(path):
-                continue
-            try:
-                with sf.SoundFile(path) as track:
-                    seconds = track.frames / track.samplerate
-                    for _ in range(int(min(5, max(1, seconds // 8)))):
-                        track.seek(int(rng.uniform(0, max(0.0, seconds - 5)) * track.samplerate))
-                        pcm = track.read(int(4 * track.samplerate), "float32", always_2d=True)
-                        clip = trimmed(soxr.resample(pcm[:, 0], track.samplerate, RATE))
-                        if len(clip) > RATE // 2:
-                            record = {"source": package, "name": path.name, "text": "music"}
-                            yield {**record, "kind": "music"}, clip
-            except (sf.LibsndfileError, RuntimeError) as error:
-                print(path.name, error)
 
 
 def main() -> None:
@@ -252,8 +336,8 @@ def main() -> None:
     parser.add_argument("tree", type=Path, help="TREE/<package> is an unpacked Debian package")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("sounds", write("sounds", sounds(options.tree, options.seed)))
-    print("music", write("music", music(options.tree, options.seed)))
+    print("collected", write("collected", collected(options.tree, options.seed)))
+    print("rendered", write("rendered", rendered(options.seed)))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,32 @@
-"""Writes shards of synthetic speech: `tts-<voice>` with phrases nobody else has said."""
+"""Writes shards of synthetic speech: `tts-<voice>` with phrases nobody else has said.
+
+Half of them come from the templates of `sentences`, half from what others wrote (`texts`).
+"""
 
 import argparse
 import random
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
+from training.augment import spoken
 from training.sentences import sentence
 from training.shards import Record, write
+from training.texts import english
 from training.voices import voices
 
 
-def clips(voice: str, n_clips: int, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
+def clips(
+    voice: str, n_clips: int, seed: int, texts: list[str]
+) -> Iterator[tuple[Record, np.ndarray]]:
     key = zlib.crc32(f"{voice} {seed}".encode())
-    words, sounds = random.Random(key), np.random.default_rng(key)
+    r, rng = random.Random(key), np.random.default_rng(key)
     speak = voices()[voice]()
+    read = iter(r.sample(texts, len(texts)))
     for i in range(n_clips):
-        text = sentence(words)
+        text = next(read) if i % 2 else sentence(r)
         try:
             pcm = speak(text)
         except Exception as error:  # one phrase a voice cannot say is no reason to stop
@@ -26,27 +35,20 @@ def clips(voice: str, n_clips: int, seed: int) -> Iterator[tuple[Record, np.ndar
         if not 0.1 < len(pcm) / 16_000 < 9:
             continue
         record = {"source": f"tts-{voice}", "name": str(i), "kind": "speech", "text": text}
-        yield record, dress(pcm, sounds)
-
-
-def dress(pcm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A level between -20 and -1 dB, some silence around, a little hiss on every other clip."""
-    pcm = pcm / max(1e-3, float(np.abs(pcm).max())) * 10 ** (rng.uniform(-20, -1) / 20)
-    before, after = (rng.uniform(0, 0.25, 2) * 16_000).astype(int)
-    pcm = np.pad(pcm, (before, after))
-    if rng.random() < 0.5:
-        pcm = pcm + rng.standard_normal(len(pcm)) * 10 ** (rng.uniform(-75, -45) / 20)
-    return pcm.astype(np.float32)
+        yield record, spoken(pcm, rng, pitch=0.16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("tree", type=Path, help="TREE/<package> is an unpacked Debian package")
     parser.add_argument("plan", nargs="+", help="VOICE:N_CLIPS")
     options = parser.parse_args()
+    texts = english(options.tree)
     for part in options.plan:
         voice, n_clips = part.rsplit(":", 1)
-        print(voice, write(f"tts-{voice}", clips(voice, int(n_clips), options.seed)), flush=True)
+        made = clips(voice, int(n_clips), options.seed, texts)
+        print(voice, write(f"tts-{voice}", made), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -6,7 +7,19 @@ import numpy.typing as npt
 import pytest
 
 from kokanee.benchmarks.heldout import Clip
-from kokanee.benchmarks.quality import Row, ask_all, chosen, kind_of, scores
+from kokanee.benchmarks.quality import (
+    QUESTIONS,
+    UNSEEN,
+    Example,
+    Row,
+    ask_all,
+    ask_examples,
+    chosen,
+    heard_class,
+    kind_of,
+    kind_or_silence,
+    scores,
+)
 
 KINDS = ("speech", "sound", "music")
 
@@ -100,3 +113,85 @@ def test_a_limit_takes_the_same_clips_of_each_kind_every_time() -> None:
 )
 def test_the_kind_an_answer_names_first_counts(answer: str, kind: str | None) -> None:
     assert kind_of(answer) == kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("Silence.", "silence"),
+        ("Nothing, it is quiet.", "silence"),
+        ("A sound, then silence.", "sound"),
+        ("Speech.", "speech"),
+        ("No idea.", None),
+    ],
+)
+def test_silence_is_a_fourth_kind(answer: str, kind: str | None) -> None:
+    assert kind_or_silence(answer) == kind
+
+
+def test_a_truth_that_was_corrected_counts_without_asking_again(tmp_path: Path) -> None:
+    log, model = tmp_path / "log.jsonl", Model()
+    heard = clip("a", "sound", "cat")
+    ask_examples(model, [Example(heard, {"sound": "cat"})], log, progress=quiet)
+    (row,) = ask_examples(model, [Example(heard, {"sound": "dog"})], log, progress=quiet)
+    assert (row.truth, model.n_heard) == ("dog", 1)
+
+
+def test_only_what_is_missing_is_asked_and_in_the_given_words(tmp_path: Path) -> None:
+    asked: list[Sequence[str]] = []
+
+    def model(pcm: npt.NDArray[np.float32], questions: Sequence[str]) -> list[str]:
+        asked.append(questions)
+        return ["A dog." for _ in questions]
+
+    log, heard = tmp_path / "log.jsonl", clip("a", "sound", "dog")
+    few, more = Example(heard, {"sound": "dog"}), Example(heard, {"sound": "dog", "kind": "dog"})
+    ask_examples(model, [few], log, progress=quiet, wordings=UNSEEN)
+    rows = ask_examples(model, [more], log, progress=quiet, wordings=UNSEEN)
+    assert asked == [[UNSEEN["sound"]], [UNSEEN["kind"]]]
+    assert [row.task for row in rows] == ["sound", "kind"]
+
+
+def test_every_question_has_two_wordings() -> None:
+    assert QUESTIONS.keys() == UNSEEN.keys()
+    assert not set(QUESTIONS.values()) & set(UNSEEN.values())
+
+
+def test_rows_of_an_older_log_are_read(tmp_path: Path) -> None:
+    log, model = tmp_path / "log.jsonl", Model()
+    old = {"package": "package", "name": "a", "kind": "sound", "truth": "dog", "task": "sound"}
+    log.write_text(json.dumps({**old, "answer": "A dog."}) + "\n", "utf-8")
+    heard = clip("a", "sound", "dog")
+    (row,) = ask_examples(model, [Example(heard, {"sound": "dog"})], log, progress=quiet)
+    assert (row.answer, row.language, model.n_heard) == ("A dog.", "English", 0)
+
+
+def test_what_else_is_asked_leaves_the_three_scores_alone(tmp_path: Path) -> None:
+    pytest.importorskip("jiwer")
+    rows = ask_all(Model(), CLIPS, tmp_path / "log.jsonl", progress=quiet)
+    more = [
+        Row("p", "m", "mixture", "cat", "sound", "A cat."),
+        Row("p", "m", "mixture", "hello", "words", "hello"),
+        Row("p", "n", "noise", "white", "words", "hello"),
+        Row("p", "n", "noise", "white", "kind", "A sound."),
+        Row("p", "b", "sound", "dog", "words", "Nothing is said."),
+        Row("p", "f", "speech", "bonjour", "words", "bonjour", "French"),
+        Row("p", "f", "speech", "French", "language", "French.", "French"),
+    ]
+    assert scores([*rows, *more]) == scores(rows)
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "heard"),
+    [
+        ("dog", "A dog barking.", "dog"),
+        ("dog", "A cat.", "cat"),
+        ("vacuum cleaner", "It is a vacuum cleaner.", "vacuum cleaner"),
+        ("vacuum cleaner", "An engine.", "engine"),
+        ("kazoo", "Some kazoos.", None),
+    ],
+)
+def test_a_name_that_is_no_class_counts_by_its_words(
+    truth: str, answer: str, heard: str | None
+) -> None:
+    assert heard_class(truth, answer) == heard

@@ -1,0 +1,82 @@
+"""Two ways to the same answers: how many are equal, and how far each figure moves.
+
+Floats beside int8 and int4, a sound in chunks beside the whole of it: the clips are the same, so
+differences are paired and their intervals much narrower than those of the figures themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kokanee.engine import Session, Streaming
+
+from .hearing_quality import MAX_NEW_TOKENS
+from .hearing_scores import as_json, tallies
+from .heldout import RATE
+from .quality import Row
+from .tally import Tally, difference, estimate
+
+F32 = npt.NDArray[np.float32]
+
+CHUNK = RATE // 10  # samples: 0.1 s
+
+
+def streamed_answers(
+    session: Session, pcm: F32, questions: Sequence[str], *, streaming: Streaming
+) -> list[str]:
+    """To each question about a sound that comes in chunks of 0.1 s, as from a microphone."""
+    hearing = session.listen(streaming)
+    for at in range(0, len(pcm), CHUNK):
+        hearing.append(pcm[at : at + CHUNK])
+        hearing.catch_up()
+    hearing.settle()
+    return [session.ask(q, max_new_tokens=MAX_NEW_TOKENS).text() for q in questions]
+
+
+def equal_answers(rows: Sequence[Row], others: Sequence[Row]) -> Tally | None:
+    """The share of answers that are equal to the last character; a clip is drawn with all of its.
+
+    None if they have no question in common.
+    """
+    other = {(row.package, row.name, row.task): row.answer for row in others}
+    counts: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        answer = other.get((row.package, row.name, row.task))
+        if answer is not None:
+            n_equal, n = counts.get(f"{row.package}/{row.name}", (0, 0))
+            equal = answer.strip() == row.answer.strip()
+            counts[f"{row.package}/{row.name}"] = n_equal + equal, n + 1
+    if not counts:
+        return None
+    return Tally(
+        name="equal_answers",
+        says="equal answers",
+        better="more",
+        keys=tuple(counts),
+        counted=tuple(float(n_equal) for n_equal, _ in counts.values()),
+        out_of=tuple(float(n) for _, n in counts.values()),
+    )
+
+
+def compared(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
+    """Equal answers in all and by task, and for each figure how much more `others` have; JSON."""
+    equal = {}
+    for task in (None, *dict.fromkeys(row.task for row in rows)):
+        of_task = [row for row in rows if task in (None, row.task)]
+        if tally := equal_answers(of_task, others):
+            equal[task or "all"] = as_json(estimate(tally))
+    ours = {tally.name: tally for tally in tallies(rows)}
+    moved = {}
+    for tally in tallies(others):
+        if tally.name in ours:
+            moved[tally.name] = {
+                "says": tally.says,
+                "value": round(estimate(tally).value, 4),
+                "better": tally.better,
+                "difference": as_json(difference(tally, ours[tally.name])),
+            }
+    return {"equal_answers": equal, "figures": moved}

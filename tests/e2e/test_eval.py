@@ -1,0 +1,189 @@
+"""`kokanee eval` through the command line, on a list of recordings made here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from kokanee.benchmarks import heldout
+
+pytest.importorskip("av")
+pytest.importorskip("jiwer")
+pytest.importorskip("whisper_normalizer")
+
+pytestmark = pytest.mark.artefact
+
+RECORDINGS = Path(__file__).parents[2] / "runtime" / "recordings"
+
+
+def evaluate(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "kokanee.runtime", "eval", *map(str, arguments), "--threads", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of what was made, and of the speech that comes with Kokanee."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    speech, rate = soundfile.read(RECORDINGS / "speech.wav")
+    soundfile.write(folder / "speech.wav", speech, rate)
+    soundfile.write(folder / "mixture.wav", speech + 0.02 * rng.standard_normal(len(speech)), rate)
+    soundfile.write(folder / "noise.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    soundfile.write(folder / "silence.wav", np.zeros(16_000), 16_000)
+    beep = 0.3 * np.sin(2 * np.pi * 880 * np.arange(8_000) / 16_000)
+    soundfile.write(folder / "beep.flac", beep, 16_000)
+    lines = [
+        {"path": "speech.wav", "kind": "speech", "text": "Please try again.", "language": "en"},
+        {"path": "beep.flac", "kind": "sound", "label": "beep"},
+        {"path": "mixture.wav", "kind": "mixture", "text": "Please try again.", "label": "hiss"},
+        {"path": "noise.wav", "kind": "noise"},
+        {"path": "silence.wav", "kind": "noise"},
+    ]
+    path = folder / "list.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def told(nano: Path, clips: Path) -> tuple[dict[str, Any], Path]:
+    """The JSON of a run with everything, and where its log and pictures are."""
+    folder = clips.parent / "out"
+    folder.mkdir()
+    done = evaluate(
+        *(nano, "--manifest", clips, "--json", "--streamed", "--mode", "exact", "--beside", nano),
+        *("--log", folder / "log.jsonl", "--pictures", folder / "drawn"),
+    )
+    assert done.stdout.count("\n") == 1  # nothing but the JSON
+    return json.loads(done.stdout), folder
+
+
+def test_the_json_has_every_figure_with_its_interval(
+    told: tuple[dict[str, Any], Path], nano: Path, clips: Path
+) -> None:
+    result, _ = told
+    assert result["schema"] == "kokanee.eval/1"
+    assert (result["bundle"], result["folder"]) == ("nano", str(nano))
+    assert result["sets"] == []
+    assert [one["path"] for one in result["manifests"]] == [str(clips)]
+    assert (result["n_clips"], result["n_answers"]) == (5, 3 + 2 + 2 + 2 + 2)
+    assert result["broken"] == []
+    assert result["figures"].keys() == {
+        "word_error_rate",
+        "word_error_rate_whisper",
+        "sentences_right",
+        "sound_accuracy",
+        "sound_balanced",
+        "kind_accuracy",
+        "kind_balanced",
+        "kind4_accuracy",
+        "kind4_balanced",
+        "language_accuracy",
+        "mixture_named",
+        "mixture_both",
+        "mixture_word_error_rate",
+        "invented_speech",
+        "invented_speech_noise",
+    }
+    for figure in result["figures"].values():
+        assert 0 <= figure["low"] <= figure["value"] <= figure["high"]
+    assert result["figures"]["kind4_accuracy"]["n"] == 4
+    assert result["scores"]["words"]["wer"] == result["figures"]["word_error_rate"]["value"]
+    assert result["sounds"]["confusion"]["truths"] == ["beep"]
+    assert result["languages"]["recall"].keys() == {"English"}
+
+
+def test_the_same_bundle_answers_the_same_also_in_an_exact_stream(
+    told: tuple[dict[str, Any], Path],
+) -> None:
+    result, folder = told
+    for other in (*result["beside"], result["streamed"]):
+        assert other["equal_answers"]["all"]["value"] == 1
+        assert other["equal_answers"]["all"]["n"] == 5
+        for figure in other["figures"].values():
+            assert figure["difference"]["value"] == 0
+        assert Path(other["log"]).parent == folder
+    logs = sorted(folder.glob("*.jsonl"))
+    assert len(logs) == 3
+    assert len({log.read_text("utf-8") for log in logs}) == 1
+
+
+def test_pictures_are_drawn(told: tuple[dict[str, Any], Path]) -> None:
+    _, folder = told
+    drawn = sorted(path.name for path in (folder / "drawn").iterdir())
+    assert drawn == ["confusion.png", "figures.png", "languages.png"]
+
+
+def test_a_run_goes_on_with_the_answers_that_are_there(
+    told: tuple[dict[str, Any], Path], nano: Path, clips: Path
+) -> None:
+    result, folder = told
+    before = (folder / "log.jsonl").read_text("utf-8").splitlines()
+    cut = folder / "cut.jsonl"
+    cut.write_text("\n".join([*before[:4], before[4][:20]]), "utf-8")  # killed while writing
+    again = json.loads(
+        evaluate(nano, "--manifest", clips, "--json", "--log", cut).stdout.splitlines()[-1]
+    )
+    assert again["figures"] == result["figures"]
+    assert set(cut.read_text("utf-8").splitlines()) >= set(before)
+
+
+def test_other_wordings_and_broken_recordings_in_tables(nano: Path, clips: Path) -> None:
+    (clips.parent / "broken.wav").write_text("no sound")
+    path = clips.parent / "broken.jsonl"
+    lines = [{"path": name, "kind": "music"} for name in ("beep.flac", "broken.wav")]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    log = clips.parent / "broken-log.jsonl"
+    arguments = (nano, "--manifest", path, "--log", log, "--unseen-wordings")
+    done = evaluate(*arguments, code=1)
+    assert "speech, music or sound" in done.stdout
+    assert f"kokanee: {path}:2: " in done.stderr
+    assert "cannot be read as sound" in done.stderr
+    assert (clips.parent / "broken-log-unseen.jsonl").exists()
+    assert not log.exists()
+    found = json.loads(evaluate(*arguments, "--skip-broken", "--json").stdout)
+    assert [(one["line"], one["path"]) for one in found["broken"]] == [(2, "broken.wav")]
+    assert found["wordings"] == "unseen"
+
+
+def test_a_list_that_is_wrong_is_told_in_one_line(nano: Path, clips: Path) -> None:
+    path = clips.parent / "wrong.jsonl"
+    path.write_text('{"path": "beep.flac", "kind": "sounds"}\n', "utf-8")
+    done = evaluate(nano, "--manifest", path, code=1)
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"kokanee: {path}:1: kind: expected speech, sound, music, mixture, noise, got sounds"
+    ]
+    path.write_text('{"path": "gone.wav", "kind": "sound"}\n', "utf-8")
+    done = evaluate(nano, "--manifest", path, code=1)
+    assert "no recording can be read" in done.stderr
+
+
+def test_a_named_set_is_read_from_the_packages(nano: Path, tmp_path: Path) -> None:
+    """Packages that are unpacked already are not fetched: here they are nearly empty."""
+    for package in heldout.PACKAGES:
+        (tmp_path / package.name).mkdir()
+    (tmp_path / "gcompris-qt-data" / "sounds").mkdir()
+    sounds = tmp_path / "scratch" / "usr/share/scratch/Media/Sounds/Animal"
+    sounds.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("Dog1", "Cat1", "Zzz"):  # no class is called Zzz
+        soundfile.write(sounds / f"{name}.wav", 0.1 * rng.standard_normal(8_000), 16_000)
+    arguments = (nano, "--set", "sound", "--data", tmp_path, "--log", tmp_path / "log.jsonl")
+    found = json.loads(evaluate(*arguments, "--json").stdout)
+    assert found["sets"] == ["sound"]
+    assert found["scores"]["sound"]["n"] == found["scores"]["kind"]["n"] == 2
+    assert found["sounds"]["confusion"]["truths"] == ["cat", "dog"]

@@ -1,0 +1,68 @@
+"""What happens to a sound on its way to a microphone: pitch, rooms, the telephone, noise, level."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+RATE = 16_000
+
+
+def faster(pcm: F32, factor: float) -> F32:
+    """Faster and higher, as a tape is; a voice becomes another voice."""
+    at = np.arange(0, len(pcm) - 1, factor)
+    return np.interp(at, np.arange(len(pcm)), pcm).astype(np.float32)
+
+
+def in_room(pcm: F32, rng: np.random.Generator) -> F32:
+    """Noise that dies away within 0.05 to 0.4 s, folded with the sound."""
+    n = int(rng.uniform(0.05, 0.4) * RATE)
+    tail = rng.standard_normal(n) * np.exp(-6 * np.arange(n) / n) * rng.uniform(0.02, 0.12)
+    tail[0] = 1.0
+    size = len(pcm) + n
+    wet = np.fft.irfft(np.fft.rfft(pcm, size) * np.fft.rfft(tail, size), size)[: len(pcm)]
+    return peaked(wet.astype(np.float32), float(np.abs(pcm).max()))
+
+
+def telephone(pcm: F32) -> F32:
+    """300 to 3,400 Hz only."""
+    spectrum = np.fft.rfft(pcm)
+    hz = np.fft.rfftfreq(len(pcm), 1 / RATE)
+    spectrum[(hz < 300) | (hz > 3400)] = 0
+    return np.fft.irfft(spectrum, len(pcm)).astype(np.float32)
+
+
+def coloured_noise(n: int, rng: np.random.Generator, slope: float) -> F32:
+    """Noise of peak 1 whose power falls with frequency as f**-slope (0 white, 1 pink, 2 brown)."""
+    spectrum = np.fft.rfft(rng.standard_normal(n))
+    hz = np.maximum(np.fft.rfftfreq(n, 1 / RATE), 20)
+    return peaked(np.fft.irfft(spectrum * hz ** (-slope / 2), n).astype(np.float32), 1.0)
+
+
+def peaked(pcm: F32, peak: float) -> F32:
+    """The same at a peak of `peak`."""
+    return (pcm * (peak / max(1e-5, float(np.abs(pcm).max())))).astype(np.float32)
+
+
+def spoken(pcm: F32, rng: np.random.Generator, *, pitch: float = 0.0) -> F32:
+    """A recorded voice: another pitch, a room, a telephone, noise, silence around, another level.
+
+    Args:
+        pcm: [n_samples].
+        rng: Decides.
+        pitch: natural logarithm of the greatest change of speed, either way.
+    """
+    if pitch and rng.random() < 0.7:
+        pcm = faster(pcm, math.exp(rng.uniform(-pitch, pitch)))
+    if rng.random() < 0.15:
+        pcm = in_room(pcm, rng)
+    if rng.random() < 0.15:
+        pcm = telephone(pcm)
+    pcm = peaked(pcm, 10 ** (rng.uniform(-20, -1) / 20))
+    before, after = (rng.uniform(0, 0.3, 2) * RATE).astype(int)
+    pcm = np.pad(pcm, (before, after))
+    if rng.random() < 0.5:
+        noise = coloured_noise(len(pcm), rng, rng.uniform(0, 1.5))
+        pcm = pcm + noise * 10 ** (rng.uniform(-65, -28) / 20)
+    return np.clip(pcm, -1, 1).astype(np.float32)

@@ -1,0 +1,135 @@
+"""Writes the shard `languages`: people speaking six languages other than English, untranscribed.
+
+Telephone prompts, captions of pictures, a game's dialogues, and synthetic voices that read the
+game's translations. What `heldout.is_held_out` names is left out: other speakers of French, Spanish
+and Italian, all of Asterisk's Russian, a quarter of the game's levels.
+"""
+
+import argparse
+import random
+import re
+import subprocess
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile as sf
+import soxr
+
+from kokanee.benchmarks.heldout import is_held_out
+from training.augment import F32, RATE, spoken
+from training.shards import Record, write
+from training.texts import foreign
+
+LANGUAGES = {
+    "cs": "Czech",
+    "nl": "Dutch",
+    "fr": "French",
+    "es": "Spanish",
+    "it": "Italian",
+    "ru": "Russian",
+}
+LONGEST = 6 * RATE
+MOST = 300  # of one package and language
+FESTIVAL = {
+    "cs": ("czech_dita", "czech_machac", "czech_ph"),
+    "it": ("lp_diphone", "pc_diphone"),
+    "ru": ("msu_ru_nsh_clunits",),
+}
+VARIANTS = ("", "+f2", "+m3", "+f4", "+m7", "+klatt2")
+
+
+def read(path: Path) -> F32:
+    """Any recording, at 16 kHz, first channel, no longer than a minute."""
+    if path.suffix == ".g722":
+        with av.open(str(path), format="g722") as file:
+            rate = 16_000
+            parts = [f.to_ndarray()[0] for f in file.decode(audio=0)]
+        pcm = np.concatenate(parts).astype(np.float32) / 32768
+    else:
+        pcm, rate = sf.read(path, dtype="float32", always_2d=True, frames=60 * 48_000)
+        pcm = pcm[:, 0]
+    return np.asarray(soxr.resample(pcm, rate, RATE), np.float32)
+
+
+def recordings(tree: Path) -> Iterator[tuple[str, str, str, Path]]:
+    """(package, name, language code, path) of what may be trained on."""
+    found: list[tuple[str, str, Path]] = []
+    for code in ("es", "fr", "it"):
+        package = f"asterisk-core-sounds-{code}-g722"
+        found += [(package, code, p) for p in (tree / package).rglob("*.g722")]
+    for code in ("cs", "nl"):
+        package = f"fillets-ng-data-{code}"
+        found += [(package, code, p) for p in (tree / package).rglob(f"sound/*/{code}/*.ogg")]
+    for path in (tree / "tuxpaint-stamps-default").rglob("*.ogg"):
+        if (match := re.search(r"_desc_([a-z]{2})\.ogg$", path.name)) and match[1] in LANGUAGES:
+            found.append(("tuxpaint-stamps-default", match[1], path))
+    for code in LANGUAGES:
+        folder = tree / f"ktuberling-data/usr/share/ktuberling/sounds/{code}"
+        found += [("ktuberling-data", code, p) for p in folder.glob("*.*")]
+    taken: Counter[tuple[str, str]] = Counter()
+    for package, code, path in sorted(found, key=lambda f: zlib.crc32(f[2].name.encode())):
+        name = str(path.relative_to(tree / package))
+        if path.is_file() and not is_held_out(package, name) and taken[package, code] < MOST:
+            taken[package, code] += 1
+            yield package, name, code, path
+
+
+def synthetic(tree: Path, n_each: int, seed: int) -> Iterator[tuple[str, str, str, F32]]:
+    """The game's translations read by espeak-ng and festival."""
+    r = random.Random(seed)
+    for code in LANGUAGES:
+        texts = foreign(tree, code)
+        for i, text in enumerate(r.sample(texts, min(n_each, len(texts)))):
+            voices = FESTIVAL.get(code, ())
+            with tempfile.TemporaryDirectory() as folder:
+                wav = Path(folder) / "a.wav"
+                if voices and i % 2:
+                    voice = voices[i // 2 % len(voices)]
+                    encoding = {"cs": "iso-8859-2", "it": "iso-8859-1", "ru": "utf-8"}[code]
+                    line = ["text2wave", "-eval", f"(voice_{voice})", "-o", str(wav)]
+                    source = text.encode(encoding, "ignore")
+                else:
+                    voice = code + VARIANTS[i % len(VARIANTS)]
+                    speed = str(r.randint(120, 190))
+                    line = ["espeak-ng", "-v", voice, "-s", speed, "-w", str(wav), "--stdin"]
+                    source = text.encode()
+                done = subprocess.run(line, input=source, capture_output=True, check=False)
+                if done.returncode == 0 and wav.exists() and wav.stat().st_size > 8_000:
+                    try:
+                        yield f"tts-{code}-{voice}", str(i), code, read(wav)
+                    except sf.LibsndfileError:  # festival sometimes leaves half a header
+                        continue
+
+
+def clips(tree: Path, seed: int) -> Iterator[tuple[Record, F32]]:
+    rng = np.random.default_rng(seed)
+    for package, name, code, path in recordings(tree):
+        try:
+            pcm = read(path)
+        except (sf.LibsndfileError, OSError) as error:
+            print(package, name, error)
+            continue
+        if len(pcm) > 0.5 * RATE:
+            record = {"source": package, "name": name, "kind": "speech", "text": ""}
+            yield {**record, "language": LANGUAGES[code]}, spoken(pcm[:LONGEST], rng, pitch=0.12)
+    for source, name, code, pcm in synthetic(tree, 130, seed):
+        if 0.5 * RATE < len(pcm) < 2 * LONGEST:
+            record = {"source": source, "name": name, "kind": "speech", "text": ""}
+            yield {**record, "language": LANGUAGES[code]}, spoken(pcm[:LONGEST], rng, pitch=0.12)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tree", type=Path, help="TREE/<package> is an unpacked Debian package")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print("languages", write("languages", clips(options.tree, options.seed)))
+
+
+if __name__ == "__main__":
+    main()
