@@ -8,6 +8,7 @@ already looks like words to it.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -115,8 +116,17 @@ def kind_of(record: Record) -> str:
 class Clips:
     """The clips of several shards, with CTC targets."""
 
-    def __init__(self, shards: list[Shard], tokenizer: Tokenizer, vocabulary: list[int]) -> None:
+    def __init__(
+        self,
+        shards: list[Shard],
+        tokenizer: Tokenizer,
+        vocabulary: list[int],
+        dims: QFormerDims = NANO,
+        *,
+        hears: bool = True,
+    ) -> None:
         self.shards = shards
+        self.hears = hears
         index = {token: i for i, token in enumerate(vocabulary, 1)}
         self.train: list[Clip] = []
         self.validation: list[Clip] = []
@@ -127,7 +137,8 @@ class Clips:
                 text = caption(record)
                 ids = [index.get(t) for t in tokenizer.encode(text).ids]
                 repeats = sum(a == b for a, b in itertools.pairwise(ids))
-                if not ids or None in ids or len(ids) + repeats > 2 * shard.n_windows(i):
+                n_soft = 17 * shard.n_windows(i) // dims.stride_frames * dims.n_queries
+                if not ids or None in ids or len(ids) + repeats > n_soft:
                     continue
                 held = is_validation(record)
                 (self.validation if held else self.train).append((s, i))
@@ -177,6 +188,8 @@ class Clips:
         """Speech [batch, n, 512] and audio [batch, n, 256]."""
         speech = np.stack([self.shards[s].speech(i) for s, i in batch])
         audio = np.stack([self.shards[s].audio(i) for s, i in batch])
+        if not self.hears:
+            audio = np.zeros_like(audio)
         return torch.from_numpy(speech).float(), torch.from_numpy(audio).float()
 
 
@@ -214,17 +227,27 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=256, help="windows a batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="align", help="folder of the run")
+    parser.add_argument("--queries", type=int, default=NANO.n_queries, help="a window")
+    parser.add_argument("--window", type=int, default=NANO.window_frames, help="frames of 20 ms")
+    parser.add_argument("--no-audio", action="store_true", help="without the small BEATs")
     options = parser.parse_args()
+    dims = dataclasses.replace(
+        NANO,
+        n_queries=options.queries,
+        window_frames=options.window,
+        stride_frames=options.window,
+    )
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
-    out = WORK / "align"
+    out = WORK / options.name
     out.mkdir(exist_ok=True)
 
     tokenizer = smollm2_tokenizer(options.llm)
     embeddings = smollm2_state(options.llm)["model.embed_tokens.weight"]
     shards = [Shard(name) for name in options.shards]
-    vocabulary_path = out / "vocabulary.json"
+    vocabulary_path = WORK / "vocabulary.json"
     if not vocabulary_path.exists():  # of every shard there is, so that a restart can add shards
         texts = {
             caption(record)
@@ -234,10 +257,10 @@ def main() -> None:
         ids = {t for text in texts for t in tokenizer.encode(text).ids}
         vocabulary_path.write_text(json.dumps(sorted(ids)))
     vocabulary = json.loads(vocabulary_path.read_text())
-    clips = Clips(shards, tokenizer, vocabulary)
+    clips = Clips(shards, tokenizer, vocabulary, dims, hears=not options.no_audio)
     print(f"{len(vocabulary)} tokens, {len(clips.train)} + {len(clips.validation)} clips")
 
-    connector, head = Connector(NANO), WordHead(embeddings[vocabulary])
+    connector, head = Connector(dims), WordHead(embeddings[vocabulary])
     for layer in connector.speech_Qformer.bert.encoder.layer:
         for part in (layer.crossattention.self.key, layer.crossattention.self.value):
             nn.init.zeros_(part.weight[:, NANO.d_speech :])  # the audio stream joins later

@@ -131,7 +131,7 @@ def main() -> None:
     first, out = WORK / "align", WORK / options.name
 
     llm = SpeakingLlm(options.llm)
-    vocabulary = json.loads((first / "vocabulary.json").read_text())
+    vocabulary = json.loads((WORK / "vocabulary.json").read_text())
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
     connector.load_state_dict(load_file(first / "connector.safetensors"))

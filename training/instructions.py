@@ -88,6 +88,18 @@ SECONDS = (
     "How many seconds does it last?",
     "How long does it take?",
 )
+INSTRUMENT = (
+    "Which instrument plays?",
+    "What instrument is it?",
+    "Name the instrument.",
+    "Which instrument do you hear?",
+)
+TEMPO = ("Is the music fast or slow?", "Slow or fast music?", "How fast is the music?")
+SIZE = (
+    "Does one instrument play, or several?",
+    "Is this a solo or an ensemble?",
+    "One instrument or more?",
+)
 NOTHING = "Nothing is said."
 ANSWERS = {c.name: c.answer for c in CLASSES} | {
     "music": "music",
@@ -168,6 +180,19 @@ def _mixture(record: Record, x: float, r: random.Random) -> tuple[str, str]:
 
 
 def _music(record: Record, x: float, r: random.Random) -> tuple[str, str]:
+    if "instrument" in record and x < 0.75:
+        name = record["instrument"]
+        article = "an" if name[0] in "aeiou" else "a"
+        if x < 0.3 and record["solo"]:
+            return r.choice(INSTRUMENT), f"{article.title()} {name}."
+        if x < 0.5:
+            return r.choice(TEMPO), "Fast." if record["fast"] else "Slow."
+        if x < 0.65:
+            return r.choice(SIZE), "One." if record["solo"] else "Several."
+        speed = "Fast" if record["fast"] else "Slow"
+        return r.choice(HEAR), f"{speed} music" + (
+            f", {article} {name}." if record["solo"] else "."
+        )
     if x < 0.3:
         return r.choice(HEAR), "Music."
     if x < 0.65:

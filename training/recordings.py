@@ -1,4 +1,7 @@
-"""Writes the shard `fotaq`: acted lines of Flight of the Amazon Queen with their texts."""
+"""Writes the shards `fotaq` and `fotaq-again`: acted lines of a game with their texts.
+
+The second holds the same lines at other pitches, in rooms, over telephones, with noise.
+"""
 
 import argparse
 import zlib
@@ -7,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.shards import WORK, Record, write
+from training.augment import spoken
+from training.shards import WORK, Record, is_validation, write
 from training.sounds import RATE, read
 from training.talkies import unpack_fotaq
 
@@ -24,11 +28,19 @@ def lines(tree: Path, folder: Path) -> Iterator[tuple[Record, np.ndarray]]:
             yield record, pcm / max(1e-3, float(np.abs(pcm).max())) * level
 
 
+def again(clips: Iterator[tuple[Record, np.ndarray]]) -> Iterator[tuple[Record, np.ndarray]]:
+    rng = np.random.default_rng(zlib.crc32(b"fotaq-again"))
+    for record, pcm in clips:
+        if not is_validation(record):
+            yield record, spoken(pcm, rng, pitch=0.14)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tree", type=Path, help="TREE/<package> is an unpacked Debian package")
     options = parser.parse_args()
     print("fotaq", write("fotaq", lines(options.tree, WORK / "fotaq")))
+    print("fotaq-again", write("fotaq-again", again(lines(options.tree, WORK / "fotaq"))))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from training.shards import Record, write
 
 RATE = 16_000
 CLIP = 6 * RATE
+FONT = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
 SUFFIXES = {".wav", ".ogg", ".mp3", ".flac", ".aiff"}
 
 # Packages whose files are heard one by one, with the parts of paths to skip: speech that other
@@ -137,9 +138,10 @@ GM = {
 }
 
 
-def read(source: Path | io.BytesIO) -> np.ndarray:
+def read(source: Path | io.BytesIO, seconds: float = 60) -> npt.NDArray[np.float32]:
+    """The first `seconds` of a recording, first channel, at 16 kHz."""
     pcm, rate = sf.read(source, dtype="float32", always_2d=True)
-    return soxr.resample(pcm[: 60 * rate, 0], rate, RATE)
+    return np.asarray(soxr.resample(pcm[: int(seconds * rate), 0], rate, RATE), np.float32)
 
 
 def trimmed(pcm: np.ndarray) -> np.ndarray:
@@ -271,7 +273,6 @@ def _freedoom(tree: Path) -> Iterator[tuple[str, str, np.ndarray]]:
 def notes(seed: int) -> Iterator[tuple[str, str, str, np.ndarray]]:
     """Short phrases of General MIDI programs, rendered by fluidsynth."""
     rng = np.random.default_rng(seed)
-    font = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
     for label, programs in GM.items():
         for k in range(4 if label == "instrument" else 8):
             for program in programs:
@@ -292,7 +293,7 @@ def notes(seed: int) -> Iterator[tuple[str, str, str, np.ndarray]]:
                     song, wav = Path(folder) / "a.mid", Path(folder) / "a.wav"
                     song.write_bytes(midi)
                     line = ["fluidsynth", "-ni", "-q", "-g", "1", "-r", "16000", "-F", str(wav)]
-                    subprocess.run([*line, font, str(song)], check=True, capture_output=True)
+                    subprocess.run([*line, FONT, str(song)], check=True, capture_output=True)
                     yield "fluid-soundfont-gm", f"{program}-{k}", label, read(wav)
 
 

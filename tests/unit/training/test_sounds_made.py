@@ -1,0 +1,73 @@
+"""What augmentation and rendering make is what they say."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from training import augment, tunes
+from training.shards import is_validation
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(4_000, 40_000))
+def test_spoken_stays_in_range(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    pcm = rng.standard_normal(n).astype(np.float32) * 0.1
+    out = augment.spoken(pcm, rng, pitch=0.2)
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+    assert float(np.abs(out).max()) <= 1.0
+    assert 0.7 * n < len(out) < 1.4 * n + 2 * 0.3 * augment.RATE
+
+
+def test_the_telephone_has_no_bass_and_no_treble() -> None:
+    rng = np.random.default_rng(0)
+    spectrum = np.abs(
+        np.fft.rfft(augment.telephone(rng.standard_normal(16_000).astype(np.float32)))
+    )
+    hz = np.fft.rfftfreq(16_000, 1 / augment.RATE)
+    assert (
+        spectrum[(hz < 290) | (hz > 3410)].max() < 1e-2 * spectrum[(hz > 400) & (hz < 3000)].mean()
+    )
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
+def test_noise_falls_as_it_should(slope: float) -> None:
+    noise = augment.coloured_noise(1 << 16, np.random.default_rng(1), slope)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    hz = np.fft.rfftfreq(len(noise), 1 / augment.RATE)
+    low, high = (power[(hz > a) & (hz < 2 * a)].mean() for a in (200, 3200))
+    assert 10 * np.log10(low / high) == pytest.approx(slope * 12.04, abs=1.5)
+
+
+def test_faster_is_shorter_and_higher() -> None:
+    t = np.arange(16_000) / augment.RATE
+    out = augment.faster(np.sin(2 * np.pi * 400 * t).astype(np.float32), 1.25)
+    assert len(out) == pytest.approx(12_800, abs=2)
+    peak = np.abs(np.fft.rfft(out)).argmax() * augment.RATE / len(out)
+    assert peak == pytest.approx(500, abs=2)
+
+
+def test_midi_is_well_formed() -> None:
+    what, beat, notes = tunes.tune(random.Random(3))
+    song = tunes.midi([(notes, [0, 24, 33]), (notes, [40, 0, 33])])
+    assert song[:4] == b"MThd"
+    assert song[14:18] == b"MTrk"
+    assert len(song) == 22 + int.from_bytes(song[18:22], "big")
+    assert song.endswith(b"\xff\x2f\x00")
+    assert what["fast"] == (beat < 0.6)
+    assert what["solo"] == (len({n[2] for n in notes}) == 1)
+
+
+@pytest.mark.parametrize(("n", "octets"), [(0, "00"), (127, "7f"), (128, "8100"), (16383, "ff7f")])
+def test_variable_length_numbers(n: int, octets: str) -> None:
+    assert tunes._variable(n).hex() == octets
+
+
+def test_takes_of_one_event_stay_on_one_side() -> None:
+    for stem in ("bird", "door-close", "grass_step", "horse", "rain", "siren"):
+        takes = [
+            {"source": "x-data", "name": f"{stem}_{i:02}.ogg", "kind": "sound"} for i in range(9)
+        ]
+        assert len({is_validation(take) for take in takes}) == 1
