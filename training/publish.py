@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,32 +19,36 @@ from torch import Tensor
 from kokanee.benchmarks.heldout import PACKAGES
 from training.shards import WORK, Shard, is_validation
 
+# What no package's copyright file says.
 LICENCES = {
     "flight-of-the-amazon-queen": "freeware, DFSG (the game may not be sold alone)",
-    "tuxpaint-stamps-default": "GPL-2",
-    "wesnoth-1.16-data": "GPL-2+ and CC-BY-SA-4.0",
-    "wesnoth-1.16-music": "GPL-2+ and CC-BY-SA-4.0",
-    "hedgewars-data": "GFDL-1.3, GPL-2 and CC",
-    "sonic-pi-samples": "CC0-1.0",
-    "sound-icons": "GPL-2",
-    "frozen-bubble-data": "GPL-2",
-    "hydrogen-drumkits": "GPL-2+ and CC0",
-    "gcompris-qt-data": "AGPL-3 and CC (the half that is not held out)",
-    "ufoai-sound": "GPL-2+ and CC",
-    "openttd-opensfx": "CC0, CC-BY-3.0 and CC-Sampling+-1.0",
-    "freedoom": "BSD-3-Clause",
-    "fluid-soundfont-gm": "MIT",
     "drascula-music": "freeware, DFSG",
-    "fillets-ng-data": "GPL-2",
-    "lomiri-sounds": "CC-BY-SA",
     "made": "Apache-2.0 (this repository)",
     "mixtures": "as their parts",
-    "tts": "own sentences; espeak-ng, flite, festival, hibari-tts (Apache-2.0), piper joe (MIT)",
+    "tts": "own sentences, fortunes, games' dialogues; espeak-ng, flite, festival, hibari-tts"
+    " (Apache-2.0), piper joe (MIT)",
 }
 PACKAGE_OF = {"fotaq": "flight-of-the-amazon-queen"}
 
 
-def data_list(names: list[str], debs: Path) -> list[dict[str, Any]]:
+def licence(package: str, tree: Path) -> str:
+    """The short names in a package's machine-readable copyright file, the commonest first."""
+    known = LICENCES.get("tts" if package.startswith("tts-") else package)
+    if known:
+        return known
+    folders = (tree / package / "usr/share/doc" / package, Path("/usr/share/doc") / package)
+    path = next((p for folder in folders for p in folder.glob("copyright*")), None)
+    if path is None:
+        raise FileNotFoundError(f"{folders[0]}: no copyright file, so no licence for {package}")
+    text = path.read_text("utf-8", "replace")
+    stated = re.findall(r"^License:[ \t]*(\S.*?)\s*$", text, re.MULTILINE)
+    names = Counter(name for name in stated if len(name.split()) < 5 and len(name) < 50)
+    if not names:  # prose
+        names = Counter(re.findall(r"GPL(?:-|\s?v?(?:ersion )?)[23]\+?|public domain", text))
+    return ", ".join(name for name, _ in names.most_common(5)) or "see its copyright file"
+
+
+def data_list(names: list[str], tree: Path, debs: Path) -> list[dict[str, Any]]:
     """One entry a source: clips, seconds, validation clips, package, hash, licence."""
     clips: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
@@ -63,7 +68,7 @@ def data_list(names: list[str], debs: Path) -> list[dict[str, Any]]:
             "clips": clips[source],
             "minutes": round(seconds[source] / 60, 1),
             "validation_clips": held[source],
-            "licence": LICENCES["tts" if source.startswith("tts-") else package],
+            "licence": licence(package, tree),
         }
         if deb:
             entry["deb"] = deb.name.replace("%3a", ":")
@@ -87,7 +92,8 @@ def hours_of(stage: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("export/nano"))
-    parser.add_argument("--debs", type=Path, required=True)
+    parser.add_argument("--tree", type=Path, required=True, help="unpacked packages")
+    parser.add_argument("--debs", type=Path, required=True, help="the packages as fetched")
     parser.add_argument("--shards", nargs="+", required=True)
     parser.add_argument("--commands", type=Path, help="text file, one command a line")
     options = parser.parse_args()
@@ -122,7 +128,7 @@ def main() -> None:
         "hours": round(sum(hours.values()), 2),
         "hours_by_stage": hours,
         "commands": options.commands.read_text().splitlines() if options.commands else [],
-        "data": data_list(options.shards, options.debs),
+        "data": data_list(options.shards, options.tree, options.debs),
         "never_trained_on": [p.name for p in PACKAGES],
         "curves": {stage: curve(stage) for stage in ("audio_encoder", "align", "instruct")},
         "heldout_float": json.loads(scores.read_text()) if scores.exists() else None,
