@@ -1,9 +1,11 @@
-"""Trains nano's small BEATs: YAMNet's judgement of everything there is, and the names we believe.
+"""Trains nano's small BEATs to hear what YAMNet hears, and the names we believe.
 
-Two losses on one pooled vector: the teacher's 521 AudioSet probabilities (soft targets, every clip
-that is not held out, named or not), and our classes, music and speech (named clips). Two clips out
-of five are mixtures, whose targets are the greater of both; level, speed, noise, rooms and masked
-stretches vary. Both heads are thrown away: the connector reads the frames.
+Two losses: the teacher's 521 AudioSet probabilities for every patch of 0.96 s of *exactly the sound
+that the pupil hears*, and, for the clip as a whole, our classes, music and speech where they are
+known. Because the teacher judges every variation anew, sounds may be mixed, filtered, turned round
+and invented at will, and no two are the same (Beyer et al., "Knowledge distillation: a good teacher
+is patient and consistent", arXiv:2106.05237). Both heads are thrown away: the connector reads the
+frames.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +24,10 @@ from torch import Tensor, nn
 from kokanee.benchmarks.heldout import CLASS_NAMES
 from kokanee.engine.features import fbank
 from kokanee.export.reference import BEATs, BeatsDims
-from training.augment import faster, in_room
+from training.augment import F32, coloured, coloured_noise, faster, in_room, invented
 from training.resume import Run
 from training.shards import WORK, Shard, is_validation
-from training.teacher import HOP, MEANS, N_CLASSES, PATCH
+from training.teacher import MEANS, N_CLASSES, Teacher
 
 NANO = BeatsDims(
     embed_dim=256,
@@ -38,7 +41,7 @@ RATE = 16_000
 
 
 class Classifier(nn.Module):
-    """BEATs, mean and maximum over its frames, one logit a class of the teacher's and of ours."""
+    """BEATs; a head on the frames of each of the teacher's patches, and one on the whole clip."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,10 +51,14 @@ class Classifier(nn.Module):
         self.head = nn.Linear(width, len(LABELS))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, n_fbank_frames, 128] -> [batch, 521], [batch, n_labels]."""
+        """[batch, n_fbank_frames, 128] -> [batch, n_patches, 521], [batch, n_labels]."""
         frames = self.beats(x)
         pooled = torch.cat([frames.mean(1), frames.amax(1)], -1)
-        return self.teacher_head(pooled), self.head(pooled)
+        # Eight frames every 0.16 s; a patch of 0.96 s has six times that, the next begins at three.
+        steps = frames.unflatten(1, (-1, 8))
+        means, peaks = steps.mean(2), steps.amax(2)
+        patches = torch.cat([means.unfold(1, 6, 3).mean(-1), peaks.unfold(1, 6, 3).amax(-1)], -1)
+        return self.teacher_head(patches), self.head(pooled)
 
 
 def trained() -> BEATs:
@@ -68,13 +75,18 @@ def label_of_record(record: dict[str, Any]) -> int | None:
     return LABELS.index(name) if name in LABELS else None
 
 
-def varied(pcm: np.ndarray, r: random.Random) -> np.ndarray:
-    """Another speed and pitch, another level."""
-    if r.random() < 0.5:
-        pcm = faster(pcm, math.exp(r.uniform(-0.2, 0.2)))
-    if r.random() < 0.25:
-        pcm = in_room(pcm, np.random.default_rng(r.randrange(2**32)))
-    return pcm * 10 ** (r.uniform(-24, 0) / 20)
+def varied(pcm: F32, r: random.Random) -> F32:
+    """Another speed and pitch, another loudspeaker, a room, backwards, another level."""
+    rng = np.random.default_rng(r.randrange(2**32))
+    if r.random() < 0.6:
+        pcm = faster(pcm, math.exp(r.uniform(-0.35, 0.35)))
+    if r.random() < 0.4:
+        pcm = coloured(pcm, rng)
+    if r.random() < 0.2:
+        pcm = in_room(pcm, rng)
+    if r.random() < 0.05:
+        pcm = pcm[::-1]
+    return pcm * np.float32(10 ** (r.uniform(-24, 0) / 20))
 
 
 class Sampler:
@@ -83,6 +95,7 @@ class Sampler:
     def __init__(self, shards: list[Shard], seed: int) -> None:
         self.shards = shards
         self.r = random.Random(seed)
+        self.teacher: Teacher | None = None
         self.pools: dict[int | None, list[tuple[int, int]]] = {}
         self.validation: list[tuple[int, int]] = []
         for s, shard in enumerate(shards):
@@ -102,52 +115,56 @@ class Sampler:
         if None in self.keys:
             self.weights[self.keys.index(None)] *= 4
 
-    def draw(self, n: int) -> tuple[np.ndarray, np.ndarray, int | None]:
+    def draw(self, n: int) -> tuple[F32, int | None]:
+        """`n` samples of some clip, and what it is."""
+        if self.r.random() < 0.06:
+            return invented(n, np.random.default_rng(self.r.randrange(2**32))), None
         (key,) = self.r.choices(self.keys, self.weights)
         s, i = self.r.choice(self.pools[key])
-        shard = self.shards[s]
-        pcm, logits = shard.pcm(i), shard.teacher(i)
-        if len(pcm) > n:  # a stretch, and the patches that lie in it
-            start = self.r.randrange(len(pcm) - n + 1)
-            first = max(0, -(-(start - PATCH // 2) // HOP))
-            last = (start + n - PATCH // 2) // HOP
-            pcm, logits = pcm[start : start + n], logits[first : max(first + 1, last + 1)]
-            if not len(logits):
-                logits = shard.teacher(i)[-1:]
-        probabilities = 1 / (1 + np.exp(-np.clip(logits.astype(np.float32).max(0), -60, 60)))
+        pcm = self.shards[s].pcm(i)
+        if len(pcm) > 1.4 * n:
+            start = self.r.randrange(len(pcm) - int(1.4 * n) + 1)
+            pcm = pcm[start : start + int(1.4 * n)]
         pcm = varied(pcm, self.r)[:n]
         start = self.r.randrange(n - len(pcm) + 1) if self.r.random() < 0.5 else 0
-        return np.pad(pcm, (start, n - len(pcm) - start)), probabilities, key
+        return np.pad(pcm, (start, n - len(pcm) - start)), key
 
     def batch(self, seconds: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """fbanks, teacher's targets, our targets, which rows have a name."""
+        """fbanks, teacher's targets [size, n_patches, 521], ours, which rows have a name."""
+        if (
+            self.teacher is None
+        ):  # in the process that prepares batches, not in the one it comes from
+            self.teacher = Teacher()
         n = int(self.r.uniform(1.0, 4.0) * RATE)
         size = max(4, int(seconds * RATE / n))
-        xs, soft = [], np.zeros((size, N_CLASSES), np.float32)
+        xs, soft = [], []
         hard, known = torch.zeros(size, len(LABELS)), torch.ones(size)
         for row in range(size):
-            pcm, soft[row], label = self.draw(n)
+            pcm, label = self.draw(n)
             labels = [label]
             if self.r.random() < 0.4:
-                other, probabilities, second = self.draw(n)
-                pcm = pcm + other * self.r.uniform(0.3, 1.0)
-                soft[row] = np.maximum(soft[row], probabilities)
+                other, second = self.draw(n)
+                pcm = pcm + other * np.float32(self.r.uniform(0.3, 1.0))
                 labels.append(second)
             for name in labels:
                 if name is None:
                     known[row] = 0
                 else:
                     hard[row, name] = 1
-            if self.r.random() < 0.5:
-                hiss = np.random.default_rng(self.r.randrange(2**32)).standard_normal(n)
-                pcm = pcm + hiss * 10 ** (self.r.uniform(-75, -40) / 20)
-            x = fbank(np.ascontiguousarray(pcm, dtype=np.float32))
-            for axis, widest in ((0, 24), (1, 16)):
+            if self.r.random() < 0.4:
+                rng = np.random.default_rng(self.r.randrange(2**32))
+                hiss = coloured_noise(n, rng, self.r.uniform(0, 2))
+                pcm = pcm + hiss * np.float32(10 ** (self.r.uniform(-65, -25) / 20))
+            pcm = np.ascontiguousarray(pcm, dtype=np.float32)
+            soft.append(self.teacher.logits(pcm))
+            x = fbank(pcm)
+            for axis, widest in ((0, 16), (1, 12)):
                 width = self.r.randrange(widest)
                 start = self.r.randrange(max(1, x.shape[axis] - width))
                 x[(slice(None),) * axis + (slice(start, start + width),)] = x.mean()
             xs.append(x)
-        return torch.from_numpy(np.stack(xs)), torch.from_numpy(soft), hard, known
+        targets = 1 / (1 + np.exp(-np.clip(np.stack(soft), -60, 60)))
+        return torch.from_numpy(np.stack(xs)), torch.from_numpy(targets), hard, known
 
 
 def drawn(sampler: Sampler, seconds: float) -> Iterator[tuple[Tensor, ...]]:
@@ -173,7 +190,7 @@ def validate(model: Classifier, sampler: Sampler) -> dict[str, float]:
         x = fbank(np.pad(pcm, (0, max(0, RATE - len(pcm)))))
         taught, ours = (out[0] for out in model(torch.from_numpy(x)[None]))
         logits = sampler.shards[s].teacher(i).astype(np.float32).max(0)
-        right["teacher_top"].append(int(taught.argmax()) in logits.argsort()[-3:])
+        right["teacher_top"].append(int(taught.amax(0).argmax()) in logits.argsort()[-3:])
         label = label_of_record(sampler.shards[s].records[i])
         assert label is not None
         kind, best = min(label, n_sounds), int(ours.argmax())
@@ -193,10 +210,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=64, help="of sound a batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="model.safetensors to begin with")
+    parser.add_argument("--name", default="audio_encoder", help="folder of the run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    out = WORK / "audio_encoder"
+    out = WORK / options.name
     out.mkdir(exist_ok=True)
     model = Classifier()
     for module in model.modules():  # DeepNorm's initial scale for values and feed-forward
@@ -209,6 +228,8 @@ def main() -> None:
     nn.init.constant_(model.teacher_head.bias, -6.0)
     nn.init.constant_(model.head.bias, -3.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.05)
+    if options.start:
+        model.load_state_dict(load_file(options.start))
     run = Run(out, {"model": model}, optimizer, minutes=options.minutes)
     sampler = Sampler([Shard(name) for name in options.shards], options.seed + run.step)
     sizes = {LABELS[k] if k is not None else "-": len(p) for k, p in sampler.pools.items()}
@@ -223,7 +244,8 @@ def main() -> None:
         x, soft, hard, known = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
             taught, ours = model(x)
-        taught_loss = loss_of(taught.float(), soft).sum(1).mean()
+        n_patches = min(taught.shape[1], soft.shape[1])
+        taught_loss = loss_of(taught[:, :n_patches].float(), soft[:, :n_patches]).sum(2).mean()
         named_loss = (loss_of(ours.float(), hard).sum(1) * known).mean()
         loss = taught_loss + named_loss
         optimizer.zero_grad()

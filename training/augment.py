@@ -40,6 +40,44 @@ def coloured_noise(n: int, rng: np.random.Generator, slope: float) -> F32:
     return peaked(np.fft.irfft(spectrum * hz ** (-slope / 2), n).astype(np.float32), 1.0)
 
 
+def coloured(pcm: F32, rng: np.random.Generator) -> F32:
+    """Through a filter of some random loudspeaker: gains of up to 12 dB over six bands."""
+    spectrum = np.fft.rfft(pcm)
+    hz = np.maximum(np.fft.rfftfreq(len(pcm), 1 / RATE), 30)
+    knots = np.log([30, 120, 400, 1200, 3600, 8000])
+    gains = np.interp(np.log(hz), knots, rng.uniform(-12, 12, 6))
+    out = np.fft.irfft(spectrum * 10 ** (gains / 20), len(pcm)).astype(np.float32)
+    return peaked(out, float(np.abs(pcm).max()))
+
+
+def invented(n: int, rng: np.random.Generator) -> F32:
+    """A sound that nothing makes: tones with partials, bursts of coloured noise, strokes."""
+    out = np.zeros(n, np.float32)
+    for _ in range(rng.integers(1, 6)):
+        size = int(np.exp(rng.uniform(np.log(400), np.log(n))))
+        t = np.arange(size) / RATE
+        if rng.random() < 0.5:
+            start, end = np.exp(rng.uniform(np.log(60), np.log(4000), 2))
+            pitch = start + (end - start) * (t / t[-1]) ** rng.uniform(0.3, 3) * (
+                rng.random() < 0.5
+            )
+            wobble = rng.uniform(0, 0.1) * np.sin(2 * np.pi * rng.uniform(1, 40) * t)
+            phase = 2 * np.pi * np.cumsum(pitch * (1 + wobble)) / RATE
+            stretch = rng.choice((1.0, 1.0, rng.uniform(1.2, 2.9)))
+            part = sum(
+                rng.uniform(0, 1) / k * np.sin(phase * (1 + (k - 1) * stretch)) for k in range(1, 7)
+            )
+        else:
+            part = coloured_noise(size, rng, rng.uniform(-1, 2.5))
+        attack = np.minimum(1, t / rng.choice((0.002, 0.02, 0.2)))
+        envelope = attack * np.exp(-rng.choice((0.0, 2.0, 8.0, 30.0)) * t)
+        if rng.random() < 0.4:
+            envelope = envelope * (0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(1, 30) * t))
+        at = int(rng.integers(0, n - size + 1))
+        out[at : at + size] += np.asarray(part, np.float32) * envelope * rng.uniform(0.1, 1)
+    return peaked(out, 0.7)
+
+
 def peaked(pcm: F32, peak: float) -> F32:
     """The same at a peak of `peak`."""
     return (pcm * (peak / max(1e-5, float(np.abs(pcm).max())))).astype(np.float32)

@@ -41,6 +41,22 @@ def test_noise_falls_as_it_should(slope: float) -> None:
     assert 10 * np.log10(low / high) == pytest.approx(slope * 12.04, abs=1.5)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(500, 20_000))
+def test_what_is_invented_fills_its_time(seed: int, n: int) -> None:
+    out = augment.invented(n, np.random.default_rng(seed))
+    assert out.dtype == np.float32
+    assert out.shape == (n,)
+    assert float(np.abs(out).max()) == pytest.approx(0.7, abs=1e-3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_loudspeaker_keeps_the_peak(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pcm = rng.standard_normal(8_000).astype(np.float32)
+    out = augment.coloured(pcm, rng)
+    assert float(np.abs(out).max()) == pytest.approx(float(np.abs(pcm).max()), rel=1e-3)
+
+
 def test_faster_is_shorter_and_higher() -> None:
     t = np.arange(16_000) / augment.RATE
     out = augment.faster(np.sin(2 * np.pi * 400 * t).astype(np.float32), 1.25)
