@@ -12,7 +12,7 @@ RATE = 16_000
 def faster(pcm: F32, factor: float) -> F32:
     """Faster and higher, as a tape is; a voice becomes another voice."""
     at = np.arange(0, len(pcm) - 1, factor)
-    return np.interp(at, np.arange(len(pcm)), pcm).astype(np.float32)
+    return np.asarray(np.interp(at, np.arange(len(pcm)), pcm), np.float32)
 
 
 def in_room(pcm: F32, rng: np.random.Generator) -> F32:

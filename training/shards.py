@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kokanee.engine.features import fbank, log_mel
@@ -30,6 +31,8 @@ WORK = Path(os.environ.get("KOKANEE_TRAINING", "/var/tmp/kokanee-training"))
 HELD_OUT_VOICE = "flite-rms"
 
 Record = dict[str, Any]
+F16 = npt.NDArray[np.float16]
+F32 = npt.NDArray[np.float32]
 
 
 def is_validation(record: Record) -> bool:
@@ -79,9 +82,9 @@ class Shard:
         self._pcm = np.memmap(folder / f"{name}.pcm", np.int16, "r")
         self._speech_path = folder / f"{name}.speech"
         self._audio_path = folder / f"{name}.audio"
-        self._speech: np.memmap | None = None
-        self._audio: np.memmap | None = None
-        self._teacher: np.memmap | None = None
+        self._speech: F16 | None = None
+        self._audio: F16 | None = None
+        self._teacher: F16 | None = None
         n_frames = [padded(r["n_samples"]) // 320 for r in self.records]
         self.frame_at = np.concatenate([[0], np.cumsum(n_frames)])
 
@@ -111,19 +114,19 @@ class Shard:
         frames = path.stat().st_size // (2 * width)
         return int(np.searchsorted(self.frame_at, frames, side="right")) - 1
 
-    def speech(self, i: int) -> np.ndarray:
+    def speech(self, i: int) -> F16:
         """float16 [n_frames, 512]."""
         if self._speech is None or len(self._speech) < self.frame_at[i + 1]:
             self._speech = np.memmap(self._speech_path, np.float16, "r").reshape(-1, D_SPEECH)
         return self._speech[self.frame_at[i] : self.frame_at[i + 1]]
 
-    def audio(self, i: int) -> np.ndarray:
+    def audio(self, i: int) -> F16:
         """float16 [n_frames, 256]; exact zeros after the audio encoder's last frame."""
         if self._audio is None or len(self._audio) < self.frame_at[i + 1]:
             self._audio = np.memmap(self._audio_path, np.float16, "r").reshape(-1, D_AUDIO)
         return self._audio[self.frame_at[i] : self.frame_at[i + 1]]
 
-    def teacher(self, i: int) -> np.ndarray:
+    def teacher(self, i: int) -> F16:
         """float16 [n_patches, 521], the teacher's logits; `teach` must have run."""
         if self._teacher is None:
             path = self._audio_path.with_suffix(".teacher")
@@ -139,7 +142,7 @@ class Shard:
         def features(ids: list[int]) -> np.ndarray:
             n = self.n_windows(ids[0]) * WINDOW
             mel = np.stack([log_mel(_pad(self.pcm(i), n)) for i in ids])
-            return encoder(torch.from_numpy(mel)).half().numpy()
+            return np.asarray(encoder(torch.from_numpy(mel)).half().numpy())
 
         self._append(self._speech_path, D_SPEECH, self.n_windows, features, until)
 
@@ -149,12 +152,12 @@ class Shard:
 
         def n_patches(i: int) -> int:
             n_samples = max(self.records[i]["n_samples"], MIN_SAMPLES)
-            return (1 + (n_samples - 400) // 160) // 16
+            return int((1 + (n_samples - 400) // 160) // 16)
 
         def features(ids: list[int]) -> np.ndarray:
             n = 16 * n_patches(ids[0])
             banks = [fbank(_pad(self.pcm(i), max(MIN_SAMPLES, self._length(i))))[:n] for i in ids]
-            return beats(torch.from_numpy(np.stack(banks))).half().numpy()
+            return np.asarray(beats(torch.from_numpy(np.stack(banks))).half().numpy())
 
         self._append(self._audio_path, D_AUDIO, n_patches, features, until)
 

@@ -5,8 +5,8 @@ import random
 import pytest
 from training import instructions as told
 
-from kokanee.benchmarks.hearing_scores import language_of
 from kokanee.benchmarks.heldout import CLASS_NAMES, class_of
+from kokanee.benchmarks.languages import language_of
 from kokanee.benchmarks.mixtures import names_both
 from kokanee.benchmarks.quality import QUESTIONS, UNSEEN, kind_of, kind_or_silence
 from kokanee.benchmarks.unspoken import invents_speech
