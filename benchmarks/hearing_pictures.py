@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .pictures import COLOURS, INK, LINES, blank, drawing, save
+from .pictures import COLOURS, INK, LINES, blank, drawing, save_each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,12 +36,7 @@ def drawn(scores: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 def save_all(scores: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draws all of them as PNG into a folder, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, figure in drawn(scores):
-        files.append(folder / f"{name}.png")
-        save(figure, files[-1])
-    return files
+    return save_each(drawn(scores), folder)
 
 
 def figures(found: Mapping[str, Mapping[str, Any]]) -> Figure:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -329,9 +329,16 @@ def save(figure: Figure, path: Path) -> None:
 
 def save_all(record: Record, folder: Path, *, suffix: str = ".png") -> list[Path]:
     """Draw all that the record has the parts for into a folder, which is made."""
+    return save_each(drawn(record), folder, suffix=suffix)
+
+
+def save_each(
+    figures: Iterable[tuple[str, Figure]], folder: Path, *, suffix: str = ".png"
+) -> list[Path]:
+    """Write figures under their names into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, figure in drawn(record):
+    for name, figure in figures:
         files.append(folder / f"{name}{suffix}")
         save(figure, files[-1])
     return files

