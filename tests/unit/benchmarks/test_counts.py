@@ -27,7 +27,8 @@ def test_nano_weighs_what_is_recorded(nano: Path) -> None:
 @pytest.mark.artefact
 def test_a_step_allocates_the_same_however_much_was_heard(nano: Path) -> None:
     by_depth = step_bytes(nano)
-    assert len(set(by_depth.values())) == 1
+    # The interpreter itself may allocate a few bytes in between; a cache's position has 11 kB.
+    assert max(by_depth.values()) - min(by_depth.values()) < 1_000
     # One embedding, one position: nothing of the cache (11 kB a position) or the logits (197 kB).
     assert max(by_depth.values()) < 10_000
 
@@ -44,8 +45,8 @@ def test_a_copy_of_the_cache_would_show(tiny: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kokanee.engine.decoder.KVCache", Copying)
         copying = step_bytes(tiny)
-    assert copying[400] > copying[8]
-    assert honest[400] == honest[8]
+    grown = {name: by[400] - by[8] for name, by in (("copying", copying), ("honest", honest))}
+    assert grown["copying"] > 1_000 > abs(grown["honest"])
 
 
 def test_kv_bytes_are_those_of_a_session(tiny: Path) -> None:
