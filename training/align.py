@@ -5,6 +5,9 @@ cosines with those tokens' embedding rows, around their mean; a blank vector of 
 "nothing new". A clip's caption (the words said, then ` [` and the name of what sounds) supervises
 all of its soft tokens at once, so a step costs only the Q-Former, and what the LLM is given later
 already looks like words to it.
+
+`--judged` adds clips of which only YAMNet's judgement is known (`<shard>.teacher`): every third
+step asks the mean and the peaks of a clip's soft tokens for the teacher's probabilities.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector, QFormerDims
+from training.heads import TeacherHead, WordHead
 from training.instructions import caption
 from training.resume import Run
 from training.shards import WORK, Record, Shard, is_validation
@@ -70,27 +74,6 @@ def started(path: Path) -> dict[str, Tensor]:
         else:  # ln_audio
             out[name] = tensor
     return out
-
-
-class WordHead(nn.Module):
-    """Soft tokens to log-probabilities over [blank, token 0, token 1, ...]."""
-
-    def __init__(self, rows: Tensor) -> None:
-        super().__init__()
-        mean = rows.mean(0)
-        self.register_buffer("mean", mean)
-        self.register_buffer("words", F.normalize(rows - mean, dim=-1))
-        self.register_buffer("norm", (rows - mean).norm(dim=-1).mean())
-        self.blank = nn.Parameter(torch.randn(rows.shape[1]) * 0.02)
-        self.scale = nn.Parameter(torch.tensor(3.0))  # log
-
-    def forward(self, soft: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, n, d] -> log-probabilities [batch, n, 1 + n_tokens], mean norm error."""
-        centred = soft - self.mean
-        norm = centred.norm(dim=-1, keepdim=True)
-        table = torch.cat([F.normalize(self.blank, dim=0)[None], self.words])
-        logits = self.scale.exp() * (centred / norm) @ table.T
-        return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
 
 
 Clip = tuple[int, int]  # shard, place in it
@@ -193,6 +176,25 @@ class Clips:
         return torch.from_numpy(speech).float(), torch.from_numpy(audio).float()
 
 
+class Judged(Clips):
+    """Clips with the teacher's probabilities, those of its most certain patch, as targets."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self.shards = shards
+        self.hears = True
+        self.train = [
+            (s, i)
+            for s, shard in enumerate(shards)
+            for i, record in enumerate(shard.records[: min(shard.n_encoded, shard.n_heard)])
+            if not is_validation(record)
+        ]
+
+    def probabilities(self, batch: list[Clip]) -> Tensor:
+        """[batch, 521]."""
+        logits = np.stack([self.shards[s].teacher(i).max(0) for s, i in batch])
+        return torch.from_numpy(logits).float().sigmoid()
+
+
 def noised(frames: Tensor, p_drop: float = 0.1) -> Tensor:
     """Gaussian noise, a masked stretch of time and dropped channels, against over-fitting."""
     batch, n_frames, d = frames.shape
@@ -220,7 +222,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     parser.add_argument("--shards", nargs="+", required=True)
-    parser.add_argument("--start", type=Path, help="a published connector to begin with")
+    parser.add_argument("--start", type=Path, help="a connector to begin with")
+    parser.add_argument("--judged", nargs="*", default=[], help="shards with the teacher's scores")
+    parser.add_argument("--judge", type=float, default=0.3, help="weight of the teacher's loss")
     parser.add_argument("--minutes", type=float, required=True, help="in all sessions")
     parser.add_argument("--every", type=float, default=3, help="minutes between validations")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -258,34 +262,44 @@ def main() -> None:
         vocabulary_path.write_text(json.dumps(sorted(ids)))
     vocabulary = json.loads(vocabulary_path.read_text())
     clips = Clips(shards, tokenizer, vocabulary, dims, hears=not options.no_audio)
+    judged = Judged([Shard(name) for name in options.judged])
     print(f"{len(vocabulary)} tokens, {len(clips.train)} + {len(clips.validation)} clips")
+    print(f"{len(judged.train)} more only judged by the teacher", flush=True)
 
     connector, head = Connector(dims), WordHead(embeddings[vocabulary])
+    teacher_head = TeacherHead(dims.d_model)
     for layer in connector.speech_Qformer.bert.encoder.layer:
         for part in (layer.crossattention.self.key, layer.crossattention.self.value):
             nn.init.zeros_(part.weight[:, NANO.d_speech :])  # the audio stream joins later
     nn.init.normal_(connector.speech_query_tokens, std=1.0)
     nn.init.normal_(connector.speech_llama_proj.weight, std=0.3 * NANO.hidden_size**-0.5)
     connector.speech_llama_proj.bias.data.copy_(head.mean)
+    blank = options.start and options.start.with_name("head.safetensors")
     if options.start:
         connector.load_state_dict(started(options.start))
-    parameters = [*connector.parameters(), *head.parameters()]
+    if blank and blank.exists():
+        head.blank.data = load_file(blank)["blank"]
+    parameters = [*connector.parameters(), *head.parameters(), *teacher_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
-    run = Run(out, {"connector": connector, "head": head}, optimizer, minutes=options.minutes)
+    parts = {"connector": connector, "head": head, "teacher_head": teacher_head}
+    run = Run(out, parts, optimizer, minutes=options.minutes)
     ctc = nn.CTCLoss(zero_infinity=True)
 
     def save() -> None:
         run.save()
         save_file(connector.state_dict(), out / "connector.safetensors")
-        save_file({"blank": head.blank.data, "scale": head.scale.data}, out / "head.safetensors")
+        save_file({"blank": head.blank.data}, out / "head.safetensors")
 
     @torch.no_grad()
     def check() -> None:
         began = time.monotonic()
         connector.eval()
         scores: dict[str, tuple[list[str], list[str]]] = {}
+        near: list[float] = []
         for batch in clips.batches(clips.validation, 512, random.Random(0)):
-            log_probs, _ = head(soft_tokens(connector, *clips.features(batch)))
+            soft = soft_tokens(connector, *clips.features(batch))
+            log_probs, _ = head(soft)
+            near.append(head.nearness(soft, log_probs))
             for clip, text in zip(batch, decoded(log_probs, vocabulary, tokenizer), strict=True):
                 record = shards[clip[0]].records[clip[1]]
                 key = shards[clip[0]].name if kind_of(record) == "speech" else kind_of(record)
@@ -304,10 +318,30 @@ def main() -> None:
             for key, pair in scores.items()
         }
         figures = {key: round(value, 4) for key, value in sorted(figures.items())}
-        run.log({"loss": round(float(np.mean(losses[-200:])), 4), "validation": figures})
+        loss = {"loss": round(float(np.mean(losses[-200:])), 4)}
+        if judgements:
+            loss["teacher"] = round(float(np.mean(judgements[-200:])), 4)
+        loss["cosine"] = round(float(np.mean(near)), 3)
+        run.log({**loss, "validation": figures})
         run.pause(time.monotonic() - began)
 
+    def judgement() -> Tensor:
+        """The teacher's loss on the next batch of judged clips."""
+        nonlocal pending
+        if not pending:
+            pending = judged.batches(judged.train, options.windows, shuffle)
+        batch = pending.pop()
+        speech, audio = judged.features(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            soft = soft_tokens(connector, noised(speech), noised(audio))
+        loss = F.binary_cross_entropy_with_logits(
+            teacher_head(soft.float()), judged.probabilities(batch), reduction="none"
+        )
+        return loss.sum(1).mean()
+
     shuffle, losses = random.Random(options.seed + run.step), []
+    judgements: list[float] = []
+    pending: list[list[Clip]] = []
     checked = run.elapsed
     while run.done < 1:
         for batch in clips.batches(clips.balanced(2000, shuffle), options.windows, shuffle):
@@ -318,18 +352,24 @@ def main() -> None:
             optimizer.param_groups[0]["lr"] = rate
             speech, audio = clips.features(batch)
             # A published connector comes without its blank, which has to be found first.
-            with torch.set_grad_enabled(not (options.start and run.step < 80)):
-                soft = soft_tokens(connector, noised(speech), noised(audio))
-            log_probs, norm_error = head(soft)
+            blind = blank and not blank.exists() and run.step < 80
+            with torch.autocast("cpu", torch.bfloat16):
+                with torch.set_grad_enabled(not blind):
+                    soft = soft_tokens(connector, noised(speech), noised(audio))
+                log_probs, norm_error = head(soft)
             targets = [clips.targets[c] for c in batch]
             loss = ctc(
-                log_probs.transpose(0, 1),
+                log_probs.float().transpose(0, 1),
                 torch.tensor([t for row in targets for t in row]),
                 torch.full((len(batch),), log_probs.shape[1]),
                 torch.tensor([len(row) for row in targets]),
             )
             optimizer.zero_grad()
             (loss + norm_error).backward()
+            if options.judged and run.step % 3 == 0:
+                teacher_loss = judgement()
+                (options.judge * teacher_loss).backward()
+                judgements.append(teacher_loss.item())
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             losses.append(loss.item())

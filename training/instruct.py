@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from kokanee.benchmarks.heldout import class_of, word_error_rate
 from kokanee.export.reference import Connector
-from training.align import NANO, Clip, Clips, WordHead, kind_of, noised, soft_tokens
+from training.align import NANO, Clip, Clips, kind_of, noised, soft_tokens
+from training.heads import WordHead
 from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
 from training.resume import Run
@@ -117,9 +118,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="in all sessions")
     parser.add_argument("--lr", type=float, default=2e-4, help="of the connector")
     parser.add_argument("--lora-lr", type=float, default=8e-4)
+    parser.add_argument("--first", default="align", help="folder of the first stage's run")
     parser.add_argument("--start-lora", type=Path, help="a published adapter to begin with")
     parser.add_argument("--windows", type=int, default=160, help="windows a batch")
-    parser.add_argument("--align", type=float, default=0.1, help="weight of the first stage's loss")
+    parser.add_argument(
+        "--align", type=float, default=0.15, help="weight of the first stage's loss"
+    )
     parser.add_argument("--every", type=float, default=10, help="minutes between validations")
     parser.add_argument("--name", default="instruct", help="folder of the run")
     parser.add_argument("--threads", type=int, default=2)
@@ -128,15 +132,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
-    first, out = WORK / "align", WORK / options.name
+    first, out = WORK / options.first, WORK / options.name
 
     llm = SpeakingLlm(options.llm)
     vocabulary = json.loads((WORK / "vocabulary.json").read_text())
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
     connector.load_state_dict(load_file(first / "connector.safetensors"))
-    saved = load_file(first / "head.safetensors")
-    head.blank.data, head.scale.data = saved["blank"], saved["scale"]
+    head.blank.data = load_file(first / "head.safetensors")["blank"]
     if options.start_lora:
         llm.load_lora(load_file(options.start_lora))
     groups = [
@@ -172,13 +175,14 @@ def main() -> None:
                 group["lr"] = group["peak"] * min(1, (run.step + 1) / 60)
                 group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * run.done))
             speech, audio = clips.features(batch)
-            soft = soft_tokens(connector, noised(speech), noised(audio))
+            with torch.autocast("cpu", torch.bfloat16):
+                soft = soft_tokens(connector, noised(speech), noised(audio)).float()
+                log_probs, norm_error = head(soft)
             tasks = [task(clips.shards[s].records[i], r) for s, i in batch]
             spoken = llm.loss(list(soft), [q for q, _ in tasks], [a for _, a in tasks])
-            log_probs, norm_error = head(soft)
             targets = [clips.targets[c] for c in batch]
             spelled = ctc(
-                log_probs.transpose(0, 1),
+                log_probs.float().transpose(0, 1),
                 torch.tensor([t for row in targets for t in row]),
                 torch.full((len(batch),), log_probs.shape[1]),
                 torch.tensor([len(row) for row in targets]),

@@ -88,6 +88,7 @@ SECONDS = (
     "How many seconds does it last?",
     "How long does it take?",
 )
+LEVEL = ("Is it loud or soft?", "Loud or soft?", "How loud is it?", "Is this loud or quiet?")
 INSTRUMENT = (
     "Which instrument plays?",
     "What instrument is it?",
@@ -136,6 +137,10 @@ def task(record: Record, r: random.Random) -> tuple[str, str]:
     if r.random() < 0.015:
         n = min(12, max(1, round(record["n_samples"] / 16_000)))
         return r.choice(SECONDS), f"About {COUNTS[n]} second{'s' if n > 1 else ''}."
+    # Full scale is 0 dB; between the two nobody could say. Only the BEATs stream keeps the level.
+    level = record.get("level_db", -28.0)
+    if not -33 < level < -23 and record["text"] != "silence" and r.random() < 0.02:
+        return r.choice(LEVEL), "Loud." if level > -28 else "Soft."
     return _TASKS[record["kind"]](record, r.random(), r)
 
 

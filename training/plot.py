@@ -10,34 +10,52 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def series(rows: list[dict[str, Any]], group: str, key: str) -> tuple[list[int], list[float]]:
-    points = [(row["step"], 100 * row[group][key]) for row in rows if key in row[group]]
+def series(rows: list[dict[str, Any]], group: str, key: str) -> tuple[list[float], list[float]]:
+    """Minutes and percent of one figure."""
+    points = [(row["minutes"], 100 * row[group][key]) for row in rows if key in row[group]]
     return [x for x, _ in points], [y for _, y in points]
 
 
 def main() -> None:
     curves = json.loads(Path("export/nano/training.json").read_text())["curves"]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), constrained_layout=True)
     plans = (
-        ("audio_encoder", "accuracy", "small BEATs: accuracy, %", ["classes", "kinds"]),
+        (
+            "audio_encoder",
+            "accuracy",
+            "small BEATs alone: right, %",
+            ["classes", "kinds", "teacher_top"],
+        ),
         (
             "align",
-            "wer",
-            "connector alone (greedy CTC): word errors, %",
-            ["fotaq", "tts-flite-rms", "mixtures"],
+            "validation",
+            "connector alone, greedy CTC: errors (*: right), %",
+            ["fotaq", "tts-flite-rms", "mixture", "*sound", "*foreign"],
         ),
         (
             "instruct",
             "validation",
-            "through the LLM, %",
-            ["fotaq wer", "tts-flite-rms wer", "mixture wer", "sound class", "sound kind"],
+            "through the LLM: errors (*: right), %",
+            [
+                "fotaq wer",
+                "tts-flite-rms wer",
+                "mixture wer",
+                "invented",
+                "*sound class",
+                "*language",
+                "*both named",
+                "*same answer",
+            ],
         ),
     )
     for axis, (stage, group, title, keys) in zip(axes, plans, strict=True):
         for key in keys:
-            axis.plot(*series(curves[stage], group, key), marker="o", markersize=3, label=key)
+            name = key.removeprefix("*")
+            style = "--" if key != name else "-"
+            points = series(curves[stage], group, name)
+            axis.plot(*points, style, marker="o", markersize=3, label=key)
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
+        axis.set_xlabel("minutes")
         axis.set_ylim(0, 100)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

@@ -66,7 +66,9 @@ def write(name: str, clips: Iterable[tuple[Record, np.ndarray]]) -> int:
         for record, pcm in clips:
             samples = np.clip(np.round(pcm * 32767), -32768, 32767).astype(np.int16)
             sink.write(samples.tobytes())
-            records.append({**record, "at": at, "n_samples": len(samples)})
+            level = 10 * np.log10(np.square(pcm, dtype=np.float64).mean() + 1e-12)
+            measured = {"at": at, "n_samples": len(samples), "level_db": round(float(level), 1)}
+            records.append({**record, **measured})
             at += len(samples)
     (folder / f"{name}.json").write_text(json.dumps(records))
     return len(records)

@@ -93,3 +93,11 @@ def test_captions() -> None:
     assert told.caption(RECORDS["mixture"]) == " hello [a bell ringing"
     assert told.caption(RECORDS["silence"]) == " [silence"
     assert told.caption(RECORDS["tune"]) == " [music"
+
+
+@pytest.mark.parametrize(("level", "answer"), [(-40.0, "Soft."), (-15.0, "Loud."), (-28.0, None)])
+def test_a_level_is_asked_about_where_it_is_plain(level: float, answer: str | None) -> None:
+    r = random.Random(0)
+    record = {**RECORDS["speech"], "level_db": level}
+    answers = {a for q, a in (told.task(record, r) for _ in range(600)) if q in told.LEVEL}
+    assert answers == ({answer} if answer else set())

@@ -1,0 +1,33 @@
+"""The first stage's head: CTC over the LLM's own word vectors."""
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+from training.heads import WordHead
+
+
+def words() -> torch.Tensor:
+    return torch.randn(4000, 576, generator=torch.Generator().manual_seed(0)) * 0.1
+
+
+def test_a_soft_token_that_is_a_word_spells_it_and_is_as_near_as_can_be() -> None:
+    rows = words()
+    head = WordHead(rows)
+    soft = rows[[3, 7, 3]][None]
+    log_probs, _ = head(soft)
+    assert log_probs.argmax(-1).tolist() == [[4, 8, 4]]  # 0 is the blank
+    assert log_probs.exp().sum(-1).allclose(torch.ones(1, 3))
+    assert abs(head.nearness(soft, log_probs) - 1) < 1e-5
+
+
+def test_no_more_than_a_near_word_is_certain() -> None:
+    rows = words()
+    head = WordHead(rows)
+    direction = F.normalize(rows[3] - rows.mean(0), dim=0)
+    other = torch.randn(576, generator=torch.Generator().manual_seed(1))
+    away = F.normalize(other - (other @ direction) * direction, dim=0)
+    certain = []
+    for cosine in (0.4, 0.9):
+        unit = cosine * direction + (1 - cosine**2) ** 0.5 * away
+        log_probs, _ = head((rows.mean(0) + unit)[None, None])
+        certain.append(log_probs[0, 0, 4].exp().item())
+    assert certain[0] < 0.6 < 0.95 < certain[1]

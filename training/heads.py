@@ -1,0 +1,56 @@
+"""What the first stage reads out of soft tokens; thrown away with it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from training.shards import N_TAUGHT
+
+# Of the cosines. A learnt one grows to 40, where tokens are told apart at a cosine of 0.38 to their
+# words, and the LLM, which reads the vectors themselves, then misreads half of what CTC spells
+# right (docs/nano.md). At 16 nothing is certain before it is near.
+SCALE = 16.0
+
+
+class WordHead(nn.Module):
+    """Soft tokens to log-probabilities over [blank, token 0, token 1, ...]."""
+
+    mean: Tensor
+    words: Tensor
+    norm: Tensor
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        mean = rows.mean(0)
+        self.register_buffer("mean", mean)
+        self.register_buffer("words", F.normalize(rows - mean, dim=-1))
+        self.register_buffer("norm", (rows - mean).norm(dim=-1).mean())
+        self.blank = nn.Parameter(torch.randn(rows.shape[1]) * 0.02)
+
+    def forward(self, soft: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, n, d] -> log-probabilities [batch, n, 1 + n_tokens], mean norm error."""
+        centred = soft - self.mean
+        norm = centred.norm(dim=-1, keepdim=True)
+        table = torch.cat([F.normalize(self.blank, dim=0)[None], self.words])
+        logits = SCALE * (centred / norm) @ table.T
+        return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
+
+    def nearness(self, soft: Tensor, log_probs: Tensor) -> float:
+        """Mean cosine of the tokens that spell something to the rows they spell."""
+        best = log_probs.argmax(-1)
+        directions = F.normalize(soft - self.mean, dim=-1)[best > 0]
+        return float((directions * self.words[best[best > 0] - 1]).sum(-1).mean())
+
+
+class TeacherHead(nn.Module):
+    """Soft tokens to the logits of the teacher's classes for the clip as a whole."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * d_model, N_TAUGHT)
+        nn.init.constant_(self.linear.bias, -6.0)
+
+    def forward(self, soft: Tensor) -> Tensor:
+        """[batch, n, d] -> [batch, 521]."""
+        logits: Tensor = self.linear(torch.cat([soft.mean(1), soft.amax(1)], -1))
+        return logits
