@@ -125,6 +125,7 @@ def main() -> None:
         "--align", type=float, default=0.15, help="weight of the first stage's loss"
     )
     parser.add_argument("--every", type=float, default=10, help="minutes between validations")
+    parser.add_argument("--check", type=int, default=24, help="clips of a kind a validation")
     parser.add_argument("--name", default="instruct", help="folder of the run")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -200,10 +201,10 @@ def main() -> None:
             if run.step % 100 == 0:
                 save()
             if run.elapsed - checked > options.every:
-                check(24)
+                check(options.check)
                 checked = run.elapsed
     save()
-    check(80)
+    check(options.check)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The LoRA's scale at test time: what trained and untrained questions gain and lose by it.
+"""The LoRA's scale at test time, and its rank: what is gained and lost by less of it.
 
 SALMONN (arXiv:2310.13289, section 4) found that its cross-modal tasks nobody trained for come to
 life when the LoRA's scale is lowered, at the price of the trained ones. Here the trained questions
 are those of validation, and the untrained one asks for a story: an answer counts as one if it is
-longer than any trained answer and not the transcript.
+longer than any trained answer and not the transcript. Ranks are cut off the trained adapter (the
+largest singular values of each B A), which shows how many directions it uses, not what a smaller
+one could have learnt.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector
@@ -22,6 +25,7 @@ from training.llm import SCALE, SpeakingLlm
 from training.shards import WORK, Shard
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+RANKS = (1, 2, 4, 8, 16)
 STORY = "Tell me a short story about what you hear."
 
 
@@ -30,35 +34,60 @@ def tells_a_story(answer: str, transcript: str) -> bool:
     return len(words) >= 20 and word_error_rate([transcript or "nothing"], [answer]) > 0.7
 
 
+def cut(lora: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The adapter of that rank that is nearest to the given one."""
+    out = {}
+    for key, a in lora.items():
+        if "lora_A" in key:
+            other = key.replace("lora_A", "lora_B")
+            u, s, v = torch.linalg.svd(lora[other] @ a, full_matrices=False)
+            s[rank:] = 0
+            size = a.shape[0]
+            out[key], out[other] = v[:size], u[:, :size] * s[:size]
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     parser.add_argument("--shards", nargs="+", required=True)
     parser.add_argument("--name", default="instruct", help="folder of the run")
     parser.add_argument("--each", type=int, default=30, help="clips of a kind")
+    parser.add_argument("--scales", type=float, nargs="*", default=SCALES)
+    parser.add_argument("--ranks", type=int, nargs="*", default=RANKS)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     llm, connector = SpeakingLlm(options.llm), Connector(NANO).eval()
     run = WORK / options.name
     connector.load_state_dict(load_file(run / "connector.safetensors"))
-    llm.load_lora(load_file(run / "lora.safetensors"))
+    lora = load_file(run / "lora.safetensors")
+    llm.load_lora(lora)
     vocabulary = json.loads((WORK / "vocabulary.json").read_text())
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     r = random.Random(1)
     heard = [c for c in clips.validation if clips.n_windows(c) < 18]
     told = r.sample(heard, min(options.each, len(heard)))
-    rows = []
-    for scale in SCALES:
-        llm.set_scale(scale)
-        figures = validate(llm, connector, clips, options.each)
+    texts = [clips.shards[s].records[i]["text"] for s, i in told]
+
+    def figures() -> dict[str, object]:
         stories = answers(llm, connector, clips, [(c, STORY) for c in told])
-        texts = [clips.shards[s].records[i]["text"] for s, i in told]
         said = [stories[c, STORY] for c in told]
-        figures["stories"] = sum(map(tells_a_story, said, texts)) / len(told)
-        rows.append({"scale": scale, **figures, "example": said[0]})
-        print(json.dumps(rows[-1]), flush=True)
-    (run / "sweep.json").write_text(json.dumps({"trained_at": SCALE, "rows": rows}, indent=1))
+        share = sum(map(tells_a_story, said, texts)) / len(told)
+        valid = validate(llm, connector, clips, options.each)
+        return {**valid, "stories": round(share, 3), "example": said[0]}
+
+    rows: dict[str, list[dict[str, object]]] = {"scales": [], "ranks": []}
+    for scale in options.scales:
+        llm.set_scale(scale)
+        rows["scales"].append({"scale": scale, **figures()})
+        print(json.dumps(rows["scales"][-1]), flush=True)
+    llm.set_scale(SCALE)
+    for rank in options.ranks:
+        llm.load_lora(cut(lora, rank))
+        rows["ranks"].append({"rank": rank, **figures()})
+        print(json.dumps(rows["ranks"][-1]), flush=True)
+    (run / "sweep.json").write_text(json.dumps({"trained_at": SCALE, **rows}, indent=1))
 
 
 if __name__ == "__main__":
