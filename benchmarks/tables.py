@@ -1,6 +1,6 @@
 """Recorded results -> the figures in the documents, so that no number is typed by hand.
 
-    python -m kokanee.benchmarks.tables README.md docs/benchmarks.md
+    python -m kokanee.benchmarks.tables README.md docs/benchmarks.md docs/nano.md
 
 rewrites what stands between the markers of each; a test holds the documents equal to what this
 makes. The README's figures are those of two records of `kokanee bench`, which `kokanee bench
@@ -17,6 +17,7 @@ from .confidence import Ratio, ratio
 from .contenders import KOKANEE
 from .record import Label, Measure, Part, Record, read
 from .tables_further import further, table
+from .tables_nano import card
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- figures: python -m kokanee.benchmarks.tables {} -->", "<!-- /figures -->"
@@ -44,6 +45,7 @@ def figures(results: Path) -> str:
 DOCUMENTS: dict[str, Callable[[Path], str]] = {
     "README.md": figures,
     "docs/benchmarks.md": further,
+    "docs/nano.md": card,
 }
 
 

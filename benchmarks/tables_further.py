@@ -158,6 +158,8 @@ def _encode(encode: dict[str, Any]) -> str:
 
 
 def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
+    # Kept beside the schemes once the weights that they were measured with are no longer nano's.
+    exactly = schemes.get("float_word_errors", quality["float"]["scores"]["words"]["wer"])
     rows = []
     for name, receipt in schemes["receipts"].items():
         text, audio, cost = receipt["llm"]["text"], receipt["llm"]["audio"], receipt["cost"]
@@ -183,9 +185,10 @@ def _schemes(schemes: dict[str, Any], quality: dict[str, Any]) -> str:
         "### What a scheme does\n\n"
         f"{table(head, rows)}\n\n"
         "Beside the released weights computed in float32 (word errors there:"
-        f" {quality['float']['scores']['words']['wer']:.1%}), with the int8 KV cache, whose own"
+        f" {exactly:.1%}), with the int8 KV cache, whose own"
         f" part is a KL of {exact['text']['kl']:.4f} and {exact['audio']['kl']:.4f}. Speeds are"
-        f" medians of {schemes['rounds']} answers in turn, a process each. `{schemes['command']}`"
+        f" medians of {schemes['rounds']} answers in turn, a process each."
+        f" `{schemes['command']}`{_of_weights(schemes)}"
     )
 
 
@@ -322,8 +325,13 @@ def _drift(record: dict[str, Any]) -> str:
     return (
         f"### What fast mode costs\n\n{table(head, rows)}\n\n"
         "Whole utterances, whatever pauses are in them; nano was trained on 8 s at most."
-        f" `{record['command']}`"
+        f" `{record['command']}`{_of_weights(record)}"
     )
+
+
+def _of_weights(record: dict[str, Any]) -> str:
+    """What has to be said of a record that is older than nano's weights."""
+    return f" Measured with {record['weights']}." if "weights" in record else ""
 
 
 def _attention(attention: dict[str, Any], soak: dict[str, Any]) -> str:
@@ -356,5 +364,5 @@ def _attention(attention: dict[str, Any], soak: dict[str, Any]) -> str:
     ]
     return (
         f"### What listening costs\n\n{table('| nano | |', rows)}\n\n"
-        f"`{attention['command']}`, `{day['command']}`"
+        f"`{attention['command']}`, `{day['command']}`{_of_weights(attention)}"
     )

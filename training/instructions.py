@@ -194,10 +194,10 @@ def _music(record: Record, x: float, r: random.Random) -> tuple[str, str]:
             return r.choice(TEMPO), "Fast." if record["fast"] else "Slow."
         if x < 0.65:
             return r.choice(SIZE), "One." if record["solo"] else "Several."
-        speed = "Fast" if record["fast"] else "Slow"
-        return r.choice(HEAR), f"{speed} music" + (
-            f", {article} {name}." if record["solo"] else "."
-        )
+        speed = "fast" if record["fast"] else "slow"
+        if record["solo"]:
+            return r.choice(HEAR), f"A musical instrument, {article} {name}, {speed}."
+        return r.choice(HEAR), f"{speed.title()} music."
     if x < 0.3:
         return r.choice(HEAR), "Music."
     if x < 0.65:

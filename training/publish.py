@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kokanee.benchmarks.heldout import PACKAGES
+from kokanee.benchmarks.evaluation_sets import SETS
 from training.shards import WORK, Shard, is_validation
 
 # What no package's copyright file says.
@@ -120,7 +120,6 @@ def main() -> None:
             "n_parameters": sum(v.numel() for v in state.values()),
             "rounding": worst,
         }
-    scores = WORK / "heldout" / "scores.json"
     hours = {stage: hours_of(stage) for stage in ("audio_encoder", "align", "instruct")}
     record = {
         "files": files,
@@ -129,9 +128,8 @@ def main() -> None:
         "hours_by_stage": hours,
         "commands": options.commands.read_text().splitlines() if options.commands else [],
         "data": data_list(options.shards, options.tree, options.debs),
-        "never_trained_on": [p.name for p in PACKAGES],
+        "never_trained_on": sorted({p.name for packages, _ in SETS.values() for p in packages}),
         "curves": {stage: curve(stage) for stage in ("audio_encoder", "align", "instruct")},
-        "heldout_float": json.loads(scores.read_text()) if scores.exists() else None,
     }
     (options.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(files, indent=1))

@@ -203,3 +203,21 @@ def sentence(r: random.Random) -> str:
     else:
         text = " ".join(r.choices(WORDS + THINGS, k=r.randint(1, 7)))
     return " ".join(text.split())
+
+
+def few_words(r: random.Random) -> str:
+    """One word in six cases of ten, two or three otherwise."""
+    kind = r.random()
+    if kind < 0.25:
+        return r.choice((*LETTERS, *SPELLING, *DAYS, *MONTHS, *ORDINALS))
+    if kind < 0.35:
+        return cardinal(r.choice((r.randrange(20), r.randrange(100))))
+    if kind < 0.6:
+        return r.choice(WORDS + PLURALS + [w for w in THINGS + STATES + VERBS if " " not in w])
+    if kind < 0.75:
+        return r.choice([w for w in THINGS + STATES + VERBS if " " in w])
+    if kind < 0.85:
+        return f"{r.choice(VERBS)} {r.choice(('the', 'your', 'a'))} {r.choice(THINGS)}"
+    if kind < 0.92:
+        return f"{r.choice(THINGS)} {r.choice(STATES)}"
+    return " ".join(r.choices(WORDS, k=r.randint(2, 3)))

@@ -60,7 +60,7 @@ INGREDIENTS = (
 
 DIMS = Dims(
     d_speech=512,
-    d_audio=192,
+    d_audio=256,
     d_qformer=384,
     d_model=576,
     n_layers=30,
@@ -89,17 +89,17 @@ PROMPT = PromptFormat(
         "music": "Is there music?",
     },
 )
-LORA = Lora(rank=8, alpha=32.0, targets=("q_proj", "v_proj"))
+LORA = Lora(rank=32, alpha=128.0, targets=("q_proj", "v_proj"))
 ARCHITECTURE = Architecture(
     speech_encoder=WhisperDims(
         d_model=DIMS.d_speech, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048
     ),
     audio_encoder=BeatsDims(
-        embed_dim=192,
+        embed_dim=256,
         encoder_embed_dim=DIMS.d_audio,
         encoder_layers=4,
-        encoder_attention_heads=6,
-        encoder_ffn_embed_dim=768,
+        encoder_attention_heads=8,
+        encoder_ffn_embed_dim=1024,
     ),
     connector=QFormerDims(
         d_speech=DIMS.d_speech,

@@ -1,0 +1,102 @@
+"""The figures of docs/nano.md: what nano hears, beside its first version and what was aimed at."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .tables_further import table
+
+TRAINING = Path(__file__).parents[1] / "export" / "nano" / "training.json"
+# What the second version was to reach.
+AIMS = {
+    "word_error_rate": "30 %",
+    "sound_accuracy": "65 %",
+    "kind4_accuracy": "96 %",
+    "language_accuracy": "85 %",
+    "mixture_both": "50 %",
+    "question_agreement": "60 %",
+    "invented_speech_noise": "3 %",
+}
+
+
+def card(results: Path) -> str:
+    """Markdown, from `hearing_nano.json` and the record of the training."""
+    record = json.loads((results / "hearing_nano.json").read_text("utf-8"))
+    now, first = record["now"], record["first"]
+    (floats,) = now["beside"]
+    rows = []
+    for name, one in now["figures"].items():
+        difference = floats["figures"][name]["difference"]
+        constant = "" if one["constant"] is None else f"{one['constant']:.1%}"
+        rows.append(
+            (
+                one["says"] + (" (less is better)" if one["better"] == "less" else ""),
+                one["n"],
+                f"**{one['value']:.1%}**",
+                f"{one['low']:.1%} to {one['high']:.1%}",
+                AIMS.get(name, ""),
+                f"{first['figures'][name]['value']:.1%}",
+                constant,
+                f"{100 * difference['value']:+.1f}",
+            )
+        )
+    head = (
+        "| | clips | nano | 95 % | aim | first version | best constant | float LLM, points more |"
+    )
+    equal = floats["equal_answers"]["all"]
+    commands = "` and `".join(record["commands"])
+    return "\n\n".join(
+        [
+            table(head, rows),
+            f"The same answer to the last character with the language model in floats:"
+            f" {equal['value']:.1%} of {equal['n']}. `{commands}`",
+            _classes("| sound | clips | right | taken for |", now["sounds"]),
+            _classes("| language | clips | right | taken for |", now["languages"]),
+            _data(json.loads(TRAINING.read_text("utf-8"))),
+        ]
+    )
+
+
+def _classes(head: str, found: Mapping[str, Any]) -> str:
+    rows = []
+    confusion = found["confusion"]
+    for truth, counts in zip(confusion["truths"], confusion["counts"], strict=True):
+        one = found["recall"][truth]
+        wrong = [
+            (n, answer)
+            for n, answer in zip(counts, confusion["answers"], strict=True)
+            if n and answer != truth
+        ]
+        wrong.sort(key=lambda pair: -pair[0])
+        taken = ", ".join(f"{answer} {n}" for n, answer in wrong[:3])
+        rows.append((truth, one["n"], f"{one['value']:.0%}", taken))
+    return table(head, rows)
+
+
+def _data(training: Mapping[str, Any]) -> str:
+    merged: dict[str, dict[str, Any]] = {}
+    for entry in training["data"]:
+        foreign = re.match(r"tts-[a-z]{2}-", entry["source"])
+        name = "synthetic voices, six languages" if foreign else entry["source"]
+        one = merged.setdefault(name, {**entry, "clips": 0, "minutes": 0.0, "validation_clips": 0})
+        for key in ("clips", "minutes", "validation_clips"):
+            one[key] += entry[key]
+    rows = [
+        (name, e["clips"], f"{e['minutes']:.0f}", e["validation_clips"], e["licence"])
+        for name, e in sorted(merged.items(), key=lambda item: -item[1]["minutes"])
+    ]
+    spent = ", ".join(f"{stage} {n:.1f}" for stage, n in training["hours_by_stage"].items())
+    hours = sum(entry["minutes"] for entry in training["data"]) / 60
+    clips = sum(entry["clips"] for entry in training["data"])
+    return (
+        f"### What it was trained on\n\n{hours:.0f} hours of sound in {clips:,} clips. Gradient"
+        f" steps took {training['hours']:.1f} hours on two CPU cores ({spent}), seed"
+        f" {training['seed']}; packages are pinned by SHA-256, and commands and curves are kept, in"
+        " `export/nano/training.json`. Licences as the packages' copyright files name them, the"
+        " most frequent first.\n\n"
+        + table("| source | clips | minutes | of them validation | licence |", rows)
+    )
