@@ -18,6 +18,7 @@ import math
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,61 +97,18 @@ def kind_of(record: Record) -> str:
     return "foreign" if foreign else str(record["kind"])
 
 
-class Clips:
-    """The clips of several shards, with CTC targets."""
+class Encoded:
+    """Clips of several shards whose features are on disk, in batches of equal length."""
 
-    def __init__(
-        self,
-        shards: list[Shard],
-        tokenizer: Tokenizer,
-        vocabulary: list[int],
-        dims: QFormerDims = NANO,
-        *,
-        hears: bool = True,
-    ) -> None:
+    def __init__(self, shards: list[Shard], *, hears: bool = True) -> None:
         self.shards = shards
         self.hears = hears
-        index = {token: i for i, token in enumerate(vocabulary, 1)}
-        self.train: list[Clip] = []
-        self.validation: list[Clip] = []
-        self.targets: dict[Clip, list[int]] = {}
-        self.texts: dict[Clip, str] = {}
-        for s, shard in enumerate(shards):
-            for i, record in enumerate(shard.records[: min(shard.n_encoded, shard.n_heard)]):
-                text = caption(record)
-                ids = [index.get(t) for t in tokenizer.encode(text).ids]
-                repeats = sum(a == b for a, b in itertools.pairwise(ids))
-                n_soft = 17 * shard.n_windows(i) // dims.stride_frames * dims.n_queries
-                if not ids or None in ids or len(ids) + repeats > n_soft:
-                    continue
-                held = is_validation(record)
-                (self.validation if held else self.train).append((s, i))
-                self.targets[s, i] = ids  # type: ignore[assignment]
-                self.texts[s, i] = text
 
-    def balanced(self, n: int, r: random.Random) -> list[Clip]:
-        """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
-        by_kind: dict[str, list[Clip]] = {}
-        for s, i in self.train:
-            by_kind.setdefault(kind_of(self.shards[s].records[i]), []).append((s, i))
-        chosen = []
-        for kind, pool in by_kind.items():
-            weights = None
-            if kind == "sound":
-                texts = [self.shards[s].records[i]["text"] for s, i in pool]
-                n_of = Counter(texts)
-                weights = [n_of[t] ** -0.5 for t in texts]
-            elif kind == "foreign":  # each language alike, recordings before synthetic voices
-                records = [self.shards[s].records[i] for s, i in pool]
-                n_of = Counter(record["language"] for record in records)
-                weights = [
-                    (0.5 if "tts" in record["source"] else 1.0) / n_of[record["language"]]
-                    for record in records
-                ]
-            elif kind == "speech":  # acted speech teaches more than another synthetic phrase
-                weights = [1.0 if "tts" in self.shards[s].name else 1.6 for s, _ in pool]
-            chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
-        return chosen
+    def encoded(self) -> Iterator[tuple[Clip, Record]]:
+        """Those that both encoders have heard."""
+        for s, shard in enumerate(self.shards):
+            for i, record in enumerate(shard.records[: min(shard.n_encoded, shard.n_heard)]):
+                yield (s, i), record
 
     def n_windows(self, clip: Clip) -> int:
         return self.shards[clip[0]].n_windows(clip[1])
@@ -176,18 +134,66 @@ class Clips:
         return torch.from_numpy(speech).float(), torch.from_numpy(audio).float()
 
 
-class Judged(Clips):
+class Clips(Encoded):
+    """The clips of several shards, with CTC targets."""
+
+    def __init__(
+        self,
+        shards: list[Shard],
+        tokenizer: Tokenizer,
+        vocabulary: list[int],
+        dims: QFormerDims = NANO,
+        *,
+        hears: bool = True,
+    ) -> None:
+        super().__init__(shards, hears=hears)
+        index = {token: i for i, token in enumerate(vocabulary, 1)}
+        self.train: list[Clip] = []
+        self.validation: list[Clip] = []
+        self.targets: dict[Clip, list[int]] = {}
+        self.texts: dict[Clip, str] = {}
+        for clip, record in self.encoded():
+            text = caption(record)
+            ids = [index.get(t) for t in tokenizer.encode(text).ids]
+            repeats = sum(a == b for a, b in itertools.pairwise(ids))
+            n_soft = 17 * self.n_windows(clip) // dims.stride_frames * dims.n_queries
+            if not ids or None in ids or len(ids) + repeats > n_soft:
+                continue
+            (self.validation if is_validation(record) else self.train).append(clip)
+            self.targets[clip] = ids  # type: ignore[assignment]
+            self.texts[clip] = text
+
+    def balanced(self, n: int, r: random.Random) -> list[Clip]:
+        """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
+        by_kind: dict[str, list[Clip]] = {}
+        for s, i in self.train:
+            by_kind.setdefault(kind_of(self.shards[s].records[i]), []).append((s, i))
+        chosen = []
+        for kind, pool in by_kind.items():
+            weights = None
+            if kind == "sound":
+                texts = [self.shards[s].records[i]["text"] for s, i in pool]
+                n_of = Counter(texts)
+                weights = [n_of[t] ** -0.5 for t in texts]
+            elif kind == "foreign":  # each language alike, recordings before synthetic voices
+                records = [self.shards[s].records[i] for s, i in pool]
+                n_of = Counter(record["language"] for record in records)
+                weights = [
+                    (0.5 if "tts" in record["source"] else 1.0) / n_of[record["language"]]
+                    for record in records
+                ]
+            elif kind == "speech":  # acted speech teaches more than another synthetic phrase
+                weights = [1.0 if "tts" in self.shards[s].name else 1.6 for s, _ in pool]
+            chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
+        return chosen
+
+
+class Judged(Encoded):
     """Clips with the teacher's probabilities, those of its most certain patch, as targets."""
 
     def __init__(self, shards: list[Shard]) -> None:
-        self.shards = shards
-        self.hears = True
-        self.train = [
-            (s, i)
-            for s, shard in enumerate(shards)
-            for i, record in enumerate(shard.records[: min(shard.n_encoded, shard.n_heard)])
-            if not is_validation(record)
-        ]
+        super().__init__(shards)
+        self.train = [clip for clip, record in self.encoded() if not is_validation(record)]
 
     def probabilities(self, batch: list[Clip]) -> Tensor:
         """[batch, 521]."""
@@ -263,6 +269,9 @@ def main() -> None:
     vocabulary = json.loads(vocabulary_path.read_text())
     clips = Clips(shards, tokenizer, vocabulary, dims, hears=not options.no_audio)
     judged = Judged([Shard(name) for name in options.judged])
+    if options.judged and not judged.train:
+        names = " ".join(options.judged)
+        parser.error(f"--judged {names}: no features; run `training.encode` on them, both ways")
     print(f"{len(vocabulary)} tokens, {len(clips.train)} + {len(clips.validation)} clips")
     print(f"{len(judged.train)} more only judged by the teacher", flush=True)
 

@@ -6,10 +6,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from training.shards import N_TAUGHT
 
-# Of the cosines. A learnt one grows to 40, where tokens are told apart at a cosine of 0.38 to their
-# words, and the LLM, which reads the vectors themselves, then misreads half of what CTC spells
-# right (docs/nano.md). At 16 nothing is certain before it is near.
-SCALE = 16.0
+# What the cosines are multiplied by. A learnt factor grows to 40, where tokens are told apart at a
+# cosine of 0.38 to their words, and the LLM, which reads the vectors themselves, then misreads half
+# of what CTC spells right (docs/nano.md). At 16 nothing is certain before it is near.
+SHARPNESS = 16.0
 
 
 class WordHead(nn.Module):
@@ -32,7 +32,7 @@ class WordHead(nn.Module):
         centred = soft - self.mean
         norm = centred.norm(dim=-1, keepdim=True)
         table = torch.cat([F.normalize(self.blank, dim=0)[None], self.words])
-        logits = SCALE * (centred / norm) @ table.T
+        logits = SHARPNESS * (centred / norm) @ table.T
         return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
 
     def nearness(self, soft: Tensor, log_probs: Tensor) -> float:
