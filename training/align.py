@@ -32,7 +32,7 @@ from torch.nn import functional as F  # noqa: N812
 from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector, QFormerDims
 from training.heads import TeacherHead, WordHead
-from training.instructions import caption
+from training.instructions import ANSWERS, captions, words_of
 from training.resume import Run
 from training.shards import WORK, Record, Shard, is_validation
 from training.weights import smollm2_state, smollm2_tokenizer
@@ -150,18 +150,35 @@ class Clips(Encoded):
         index = {token: i for i, token in enumerate(vocabulary, 1)}
         self.train: list[Clip] = []
         self.validation: list[Clip] = []
-        self.targets: dict[Clip, list[int]] = {}
+        self.targets: dict[Clip, list[list[int]]] = {}  # any of a clip's captions will do
         self.texts: dict[Clip, str] = {}
         for clip, record in self.encoded():
-            text = caption(record)
-            ids = [index.get(t) for t in tokenizer.encode(text).ids]
-            repeats = sum(a == b for a, b in itertools.pairwise(ids))
             n_soft = 17 * self.n_windows(clip) // dims.stride_frames * dims.n_queries
-            if not ids or None in ids or len(ids) + repeats > n_soft:
+            targets = []
+            for text in captions(record):
+                ids = [index.get(t) for t in tokenizer.encode(text).ids]
+                repeats = sum(a == b for a, b in itertools.pairwise(ids))
+                if ids and None not in ids and len(ids) + repeats <= n_soft:
+                    targets.append(ids)
+            if not targets:
                 continue
             (self.validation if is_validation(record) else self.train).append(clip)
-            self.targets[clip] = ids  # type: ignore[assignment]
-            self.texts[clip] = text
+            self.targets[clip] = targets  # type: ignore[assignment]
+            self.texts[clip] = captions(record)[0]
+
+    def spelled(self, log_probs: Tensor, batch: list[Clip]) -> Tensor:
+        """CTC loss a token, [batch, n_soft, 1 + n_tokens] -> []; of the caption that is nearest."""
+        log_probs = log_probs.float()
+        chosen = [self.targets[clip][0] for clip in batch]
+        several = [row for row, clip in enumerate(batch) if len(self.targets[clip]) > 1]
+        if several:
+            with torch.no_grad():
+                ways = [[self.targets[batch[row]][k] for row in several] for k in (0, 1)]
+                losses = torch.stack([ctc(log_probs[several], way) for way in ways])
+            for row, k, *texts in zip(several, losses.argmin(0).tolist(), *ways, strict=True):
+                chosen[row] = texts[k]
+        lengths = torch.tensor([len(ids) for ids in chosen])
+        return (ctc(log_probs, chosen) / lengths).mean()
 
     def balanced(self, n: int, r: random.Random) -> list[Clip]:
         """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
@@ -186,6 +203,18 @@ class Clips(Encoded):
                 weights = [1.0 if "tts" in self.shards[s].name else 1.6 for s, _ in pool]
             chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
         return chosen
+
+
+def ctc(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
+    """[batch, n_soft, 1 + n_tokens] -> CTC loss of each clip [batch]."""
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        torch.tensor([token for ids in targets for token in ids]),
+        torch.full((len(targets),), log_probs.shape[1]),
+        torch.tensor([len(ids) for ids in targets]),
+        reduction="none",
+        zero_infinity=True,
+    )
 
 
 class Judged(Encoded):
@@ -260,7 +289,7 @@ def main() -> None:
     vocabulary_path = WORK / "vocabulary.json"
     if not vocabulary_path.exists():  # of every shard there is, so that a restart can add shards
         texts = {
-            caption(record)
+            captions(record)[0]
             for path in sorted((WORK / "shards").glob("*.json"))
             for record in json.loads(path.read_text())
         }
@@ -292,7 +321,6 @@ def main() -> None:
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
     parts = {"connector": connector, "head": head, "teacher_head": teacher_head}
     run = Run(out, parts, optimizer, minutes=options.minutes)
-    ctc = nn.CTCLoss(zero_infinity=True)
 
     def save() -> None:
         run.save()
@@ -305,27 +333,33 @@ def main() -> None:
         connector.eval()
         scores: dict[str, tuple[list[str], list[str]]] = {}
         near: list[float] = []
+        named: list[tuple[str, str]] = []
         for batch in clips.batches(clips.validation, 512, random.Random(0)):
             soft = soft_tokens(connector, *clips.features(batch))
             log_probs, _ = head(soft)
             near.append(head.nearness(soft, log_probs))
             for clip, text in zip(batch, decoded(log_probs, vocabulary, tokenizer), strict=True):
                 record = shards[clip[0]].records[clip[1]]
-                key = shards[clip[0]].name if kind_of(record) == "speech" else kind_of(record)
+                kind = kind_of(record)
+                key = shards[clip[0]].name if kind == "speech" else kind
+                spoken = kind in {"speech", "question", "mixture"}
                 pair = scores.setdefault(key, ([], []))
-                pair[0].append(clips.texts[clip])
-                pair[1].append(text)
+                pair[0].append(words_of(clips.texts[clip]) if spoken else clips.texts[clip])
+                pair[1].append(words_of(text) if spoken else text)
+                if kind == "mixture":
+                    named.append((ANSWERS[record["sound"]], text))
         connector.train()
         # Where a caption is only a name, the names that are spelled right count instead of words.
-        named = {"sound", "music", "noise", "foreign"}
+        names = {"sound", "music", "noise", "foreign"}
         figures = {
             key: float(
                 np.mean([t.strip(" [") == a.strip(" [") for t, a in zip(*pair, strict=True)])
             )
-            if key in named
+            if key in names
             else word_error_rate(*pair)
             for key, pair in scores.items()
         }
+        figures["mixture named"] = float(np.mean([f"[{name}" in text for name, text in named]))
         figures = {key: round(value, 4) for key, value in sorted(figures.items())}
         loss = {"loss": round(float(np.mean(losses[-200:])), 4)}
         if judgements:
@@ -366,13 +400,7 @@ def main() -> None:
                 with torch.set_grad_enabled(not blind):
                     soft = soft_tokens(connector, noised(speech), noised(audio))
                 log_probs, norm_error = head(soft)
-            targets = [clips.targets[c] for c in batch]
-            loss = ctc(
-                log_probs.float().transpose(0, 1),
-                torch.tensor([t for row in targets for t in row]),
-                torch.full((len(batch),), log_probs.shape[1]),
-                torch.tensor([len(row) for row in targets]),
-            )
+            loss = clips.spelled(log_probs, batch)
             optimizer.zero_grad()
             (loss + norm_error).backward()
             if options.judged and run.step % 3 == 0:

@@ -35,6 +35,22 @@ class WordHead(nn.Module):
         logits = SHARPNESS * (centred / norm) @ table.T
         return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
 
+    @torch.no_grad()
+    def written(self, ids: list[int]) -> Tensor:
+        """Words as soft tokens would spell them, [n_soft, d]: near their rows, blanks between.
+
+        `ids` count from 1, as in the log-probabilities. So the LLM can be taught to answer more
+        questions than anybody has spoken.
+        """
+        spaced: list[int] = []
+        for i in ids:
+            spaced += [i] + [0] * int(torch.randint(4, ()))
+        table = torch.cat([F.normalize(self.blank, dim=0)[None], self.words])
+        right = table[spaced]
+        wrong = F.normalize(torch.randn_like(right), dim=-1)
+        cosine = torch.empty(len(right), 1).uniform_(0.6, 0.85)  # as the first stage ends with
+        return self.mean + self.norm * (cosine * right + (1 - cosine**2).sqrt() * wrong)
+
     def nearness(self, soft: Tensor, log_probs: Tensor) -> float:
         """Mean cosine of the tokens that spell something to the rows they spell."""
         best = log_probs.argmax(-1)

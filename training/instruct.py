@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from kokanee.benchmarks.heldout import class_of, word_error_rate
+from kokanee.benchmarks.heldout import class_of, normalised, word_error_rate
 from kokanee.export.reference import Connector
 from training.align import NANO, Clip, Clips, kind_of, noised, soft_tokens
 from training.heads import WordHead
 from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
+from training.questions import ANSWERS as ANSWERED
 from training.resume import Run
 from training.shards import WORK, Record, Shard
 
@@ -111,6 +113,17 @@ def validate(llm: SpeakingLlm, connector: Connector, clips: Clips, n_each: int) 
     return {k: round(v, 3) for k, v in sorted(figures.items())}
 
 
+def unspoken(tokenizer: Tokenizer, vocabulary: list[int]) -> list[tuple[list[int], str]]:
+    """Questions as the head's tokens, and the LLM's own answers (`questions` has written them)."""
+    index = {token: i for i, token in enumerate(vocabulary, 1)}
+    out = []
+    for question, answer in json.loads(ANSWERED.read_text()).items():
+        ids = [index.get(t) for t in tokenizer.encode(f" {normalised(question)}").ids]
+        if None not in ids:
+            out.append((ids, answer))
+    return out  # type: ignore[return-value]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
@@ -123,6 +136,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=160, help="windows a batch")
     parser.add_argument(
         "--align", type=float, default=0.15, help="weight of the first stage's loss"
+    )
+    parser.add_argument(
+        "--written", type=int, default=0, help="questions a batch that nobody has spoken"
     )
     parser.add_argument("--every", type=float, default=10, help="minutes between validations")
     parser.add_argument("--check", type=int, default=24, help="clips of a kind a validation")
@@ -139,6 +155,7 @@ def main() -> None:
     vocabulary = json.loads((WORK / "vocabulary.json").read_text())
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
+    written = unspoken(llm.tokenizer, vocabulary) if options.written else []
     connector.load_state_dict(load_file(first / "connector.safetensors"))
     head.blank.data = load_file(first / "head.safetensors")["blank"]
     if options.start_lora:
@@ -152,7 +169,6 @@ def main() -> None:
         out, {"connector": connector, "head": head, "llm": llm}, optimizer, minutes=options.minutes
     )
     trained = [p for g in groups for p in g["params"]]
-    ctc = nn.CTCLoss(zero_infinity=True)
 
     def save() -> None:
         run.save()
@@ -180,14 +196,12 @@ def main() -> None:
                 soft = soft_tokens(connector, noised(speech), noised(audio)).float()
                 log_probs, norm_error = head(soft)
             tasks = [task(clips.shards[s].records[i], r) for s, i in batch]
-            spoken = llm.loss(list(soft), [q for q, _ in tasks], [a for _, a in tasks])
-            targets = [clips.targets[c] for c in batch]
-            spelled = ctc(
-                log_probs.float().transpose(0, 1),
-                torch.tensor([t for row in targets for t in row]),
-                torch.full((len(batch),), log_probs.shape[1]),
-                torch.tensor([len(row) for row in targets]),
-            )
+            heard = list(soft)
+            for ids, answer in r.sample(written, options.written):
+                heard.append(head.written(ids))
+                tasks.append((r.choice(ANSWER), answer))
+            spoken = llm.loss(heard, [q for q, _ in tasks], [a for _, a in tasks])
+            spelled = clips.spelled(log_probs, batch)
             optimizer.zero_grad()
             (spoken + options.align * (spelled + norm_error)).backward()
             nn.utils.clip_grad_norm_(trained, 1.0)

@@ -4,6 +4,7 @@ The wordings of `quality.UNSEEN` are never trained on.
 """
 
 import random
+import re
 
 from kokanee.benchmarks.heldout import CLASSES, normalised
 from training.sentences import listed
@@ -116,16 +117,30 @@ VOICED = {"laugh", "scream", "cough"}
 COUNTS = listed("zero one two three four five six seven eight nine ten eleven twelve")
 
 
-def caption(record: Record) -> str:
-    """What the soft tokens are first taught to spell: words said, then ` [` and what sounds."""
+def captions(record: Record) -> tuple[str, ...]:
+    """What the soft tokens may first be taught to spell: words said, and ` [` and what sounds.
+
+    Where both are heard the sound is named before the words or after them, wherever it is plainer.
+    """
     kind, text = record["kind"], record["text"]
-    said = normalised(text) if kind in {"speech", "mixture", "question"} else ""
+    said = f" {normalised(text)}" if kind in {"speech", "mixture", "question"} and text else ""
     if kind == "speech" and not text:
-        return f" [{record['language']}"
+        return (f" [{record['language']}",)
     if kind == "noise":
-        return f" [{text}"
+        return (f" [{text}",)
     label = {"sound": text, "music": "music", "mixture": record.get("sound")}.get(kind)
-    return (f" {said}" if said else "") + (f" [{ANSWERS[label]}" if label else "")
+    named = f" [{ANSWERS[label]}" if label else ""
+    return (said + named, named + said) if said and named else (said + named,)
+
+
+def words_of(spelled: str) -> str:
+    """The words of a caption, without the sound's name wherever it stands."""
+    return " ".join(_NAMED.sub("", spelled).split())
+
+
+_NAMED = re.compile(
+    r"\[((" + "|".join(sorted(set(ANSWERS.values()), key=len, reverse=True)) + r")(?= |$))?"
+)
 
 
 def sentence(text: str) -> str:

@@ -31,3 +31,15 @@ def test_no_more_than_a_near_word_is_certain() -> None:
         log_probs, _ = head((rows.mean(0) + unit)[None, None])
         certain.append(log_probs[0, 0, 4].exp().item())
     assert certain[0] < 0.6 < 0.95 < certain[1]
+
+
+def test_written_words_look_like_soft_tokens_that_spell_them() -> None:
+    torch.manual_seed(1)
+    head = WordHead(words())
+    soft = head.written([4, 8, 4])
+    log_probs, norm_error = head(soft[None])
+    best = log_probs[0].argmax(-1).tolist()
+    assert [t for t in best if t] == [4, 8, 4]
+    assert 3 <= len(best) <= 12
+    assert norm_error < 1e-3  # rows differ in length
+    assert 0.6 < head.nearness(soft[None], log_probs) < 0.85

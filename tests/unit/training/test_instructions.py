@@ -88,11 +88,18 @@ def test_the_language_taught_is_the_language_scored() -> None:
 
 
 def test_captions() -> None:
-    assert told.caption(RECORDS["speech"]) == " press one to go on"
-    assert told.caption(RECORDS["foreign"]) == " [Czech"
-    assert told.caption(RECORDS["mixture"]) == " hello [a bell ringing"
-    assert told.caption(RECORDS["silence"]) == " [silence"
-    assert told.caption(RECORDS["tune"]) == " [music"
+    assert told.captions(RECORDS["speech"]) == (" press one to go on",)
+    assert told.captions(RECORDS["foreign"]) == (" [Czech",)
+    assert told.captions(RECORDS["silence"]) == (" [silence",)
+    assert told.captions(RECORDS["tune"]) == (" [music",)
+
+
+def test_a_mixture_may_name_its_sound_before_the_words_or_after_them() -> None:
+    ways = told.captions(RECORDS["mixture"])
+    assert ways == (" hello [a bell ringing", " [a bell ringing hello")
+    assert [told.words_of(way) for way in ways] == ["hello", "hello"]
+    assert told.words_of(" a bell ringing is not a name") == "a bell ringing is not a name"
+    assert told.words_of(" hello [a bel") == "hello a bel", "half a name is words"
 
 
 @pytest.mark.parametrize(("level", "answer"), [(-40.0, "Soft."), (-15.0, "Loud."), (-28.0, None)])
