@@ -25,6 +25,8 @@ from .tally import Estimate, Tally, estimate
 from .unspoken import VOICED_CLASSES, invents_speech
 
 NOTHING = "none of these"  # the column of answers that name no class
+ANY = 1_000_000
+LENGTHS = ((1, 3), (4, 15), (16, ANY))  # words: single words, phrases, and what goes on for long
 MAX_WRONG = 1 / 3  # of the words of a transcript that still counts as heard
 
 Normalise = Callable[[str], str]
@@ -177,6 +179,11 @@ def _transcripts(rows: Sequence[Row]) -> Iterator[Tally | None]:
         # Saying nothing at all has an error rate of 1.
         constant = min(1.0, sum(wrong for wrong, _ in pairs) / n_words) if n_words else None
         yield _wer("word_error_rate", "words wrong", english, normalised, constant)
+        for least, most in LENGTHS:
+            rows_of = [r for r in english if least <= len(normalised(r.truth).split()) <= most]
+            name = f"word_error_rate_{least}_{most}" if most < ANY else f"word_error_rate_{least}"
+            says = f"- of {least} to {most} words" if most < ANY else f"- of {least} words or more"
+            yield _wer(name, says, rows_of, normalised)
         says = "words wrong, Whisper's normaliser"
         yield _wer("word_error_rate_whisper", says, english, whisper_english())
         exact = [normalised(row.answer) == normalised(row.truth) for row in english]

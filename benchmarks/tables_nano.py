@@ -39,7 +39,7 @@ def card(results: Path) -> str:
                 f"**{one['value']:.1%}**",
                 f"{one['low']:.1%} to {one['high']:.1%}",
                 AIMS.get(name, ""),
-                f"{first['figures'][name]['value']:.1%}",
+                f"{first['figures'][name]['value']:.1%}" if name in first["figures"] else "",
                 constant,
                 f"{100 * difference['value']:+.1f}",
             )

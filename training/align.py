@@ -81,10 +81,10 @@ Clip = tuple[int, int]  # shard, place in it
 
 # How many clips of a kind a round takes.
 SHARES = {
-    "speech": 0.50,
-    "foreign": 0.09,
-    "question": 0.07,
-    "sound": 0.15,
+    "speech": 0.45,
+    "foreign": 0.10,
+    "question": 0.09,
+    "sound": 0.17,
     "music": 0.04,
     "mixture": 0.13,
     "noise": 0.02,

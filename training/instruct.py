@@ -55,7 +55,7 @@ def answers(
         with torch.no_grad():
             for clip, _ in batch:
                 soft += soft_tokens(connector, *clips.features([clip]))
-        texts = llm.answers(soft, [question for _, question in batch], most=48)
+        texts = llm.answers(soft, [question for _, question in batch], most=100)
         out.update(dict(zip(batch, texts, strict=True)))
     return out
 

@@ -83,6 +83,7 @@ def test_the_json_has_every_figure_with_its_interval(
     assert result["broken"] == []
     assert result["figures"].keys() == {
         "word_error_rate",
+        "word_error_rate_1_3",
         "word_error_rate_whisper",
         "sentences_right",
         "sound_accuracy",

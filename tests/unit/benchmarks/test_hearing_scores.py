@@ -47,6 +47,20 @@ def test_words_are_counted_over_all_clips() -> None:
     assert found["sentences_right"] == 0
 
 
+def test_short_and_long_texts_have_rates_of_their_own() -> None:
+    rows = [
+        words("a", "hello there", "hello"),
+        words("b", "press one to go on", "press one to go"),
+        words("c", "one " * 16, "one " * 12),
+    ]
+    found = values(rows)
+    assert found["word_error_rate_1_3"] == 1 / 2
+    assert found["word_error_rate_4_15"] == 1 / 5
+    assert found["word_error_rate_16"] == 4 / 16
+    assert found["word_error_rate"] == 6 / 23
+    assert "word_error_rate_16" not in values(rows[:2])
+
+
 WORDS = st.lists(st.sampled_from(["press", "one", "two", "the", "pound", "key"]), max_size=6)
 
 
