@@ -8,7 +8,6 @@ import argparse
 import json
 import math
 import random
-import re
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kokanee.benchmarks.heldout import class_of, normalised, word_error_rate
+from kokanee.benchmarks.spoken_questions import same_answer
 from kokanee.export.reference import Connector
 from training.align import NANO, Clip, Clips, kind_of, noised, soft_tokens
 from training.heads import WordHead
@@ -93,8 +93,8 @@ def validate(llm: SpeakingLlm, connector: Connector, clips: Clips, n_each: int) 
                 right = truth["language"].lower() in said[clip, LANGUAGE[0]].lower()
                 scores.setdefault("language", []).append(right)
             if kind == "question":
-                first = re.split(r"(?<=[.!?])\s", said[clip, ANSWER[0]])[0]
-                scores.setdefault("same answer", []).append(first == truth["answer"])
+                same = same_answer(truth["text"], truth["answer"], said[clip, ANSWER[0]])
+                scores.setdefault("same answer", []).append(same)
             if kind == "mixture":
                 heard = said[clip, HEAR[0]]
                 right = "speaking" in heard and ANSWERS[truth["sound"]] in heard
