@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kokanee.engine import Session, Streaming
 
-from .hearing_quality import MAX_NEW_TOKENS
+from .hearing_quality import max_new_tokens
 from .hearing_scores import as_json, tallies
 from .heldout import RATE
 from .quality import Row
@@ -34,7 +34,8 @@ def streamed_answers(
         hearing.append(pcm[at : at + CHUNK])
         hearing.catch_up()
     hearing.settle()
-    return [session.ask(q, max_new_tokens=MAX_NEW_TOKENS).text() for q in questions]
+    most = max_new_tokens(pcm)
+    return [session.ask(q, max_new_tokens=most).text() for q in questions]
 
 
 def equal_answers(rows: Sequence[Row], others: Sequence[Row]) -> Tally | None:

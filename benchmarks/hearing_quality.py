@@ -18,16 +18,18 @@ import numpy.typing as npt
 
 from kokanee.engine import Engine, Session
 from kokanee.engine.manifest import FILE_NAME, sha256
+from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
 
 from . import heldout, quality
 from .contenders import CONTENDERS, KOKANEE
 from .field import Field, Setup
-from .heldout import Clip, word_error_rate
+from .heldout import RATE, Clip, word_error_rate
 from .record import Better, Count, Label, Part
 
 F32 = npt.NDArray[np.float32]
 
-MAX_NEW_TOKENS = 64  # the longest sentence of the set has 60
+MIN_NEW_TOKENS = 64  # of an answer, at least
+TOKENS_PER_S = 6  # twice of what people say
 
 
 def measure(setup: Setup, cache: Path, *, limit: int | None = None, fresh: bool = False) -> Part:
@@ -52,7 +54,7 @@ def measure(setup: Setup, cache: Path, *, limit: int | None = None, fresh: bool 
             answers = []
             for i, clip in enumerate(spoken):
                 setup.progress(f"quality: {name}", i, len(spoken))
-                said = worker.answer(clip.pcm, "", max_new_tokens=MAX_NEW_TOKENS)
+                said = worker.answer(clip.pcm, "", max_new_tokens=max_new_tokens(clip.pcm))
                 answers.append(said.text)
             counts.append(_wer(name, [c.text for c in spoken], answers))
         noise = field.watch
@@ -91,7 +93,16 @@ def _ours(setup: Setup, clips: Sequence[Clip], log: Path) -> Iterator[Count]:
 def answers(session: Session, pcm: F32, questions: Sequence[str]) -> list[str]:
     """To each question about a sound."""
     session.hear(pcm)
-    return [session.ask(q, max_new_tokens=MAX_NEW_TOKENS).text() for q in questions]
+    most = max_new_tokens(pcm)
+    return [session.ask(q, max_new_tokens=most).text() for q in questions]
+
+
+def max_new_tokens(pcm: F32) -> int:
+    """Enough for a transcript of the whole sound, as far as `kokanee ask` by itself would go.
+
+    A transcript that is cut off counts as misheard; the longest of the set's but one has 81 words.
+    """
+    return max(MIN_NEW_TOKENS, min(DEFAULT_MAX_NEW_TOKENS, TOKENS_PER_S * len(pcm) // RATE))
 
 
 def counted(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[Count]:

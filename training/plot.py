@@ -1,4 +1,4 @@
-"""Draws docs/nano-training.png from the curves in export/nano/training.json."""
+"""Draws docs/nano-training.png and docs/nano-lora-scale.png from export/nano/training.json."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,37 @@ def series(rows: list[dict[str, Any]], group: str, key: str) -> tuple[list[float
     return minutes, percents
 
 
+def sweep(swept: dict[str, Any]) -> None:
+    """What validation answers at other scales of the LoRA; `training.sweep` has measured it."""
+    figure, axis = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    scales = [row["scale"] for row in swept["scales"]]
+    for key, says in (
+        ("fotaq wer", "words right, acted lines"),
+        ("tts-flite-rms wer", "words right, unheard voice"),
+        ("sound class", "sounds right"),
+        ("language", "languages right"),
+        ("same answer", "questions answered as in text"),
+        ("stories", "tells a story when asked to"),
+    ):
+        shares = [100 * row[key] for row in swept["scales"]]
+        if key.endswith(" wer"):
+            shares = [max(0.0, 100 - share) for share in shares]
+        style = "--" if key == "stories" else "-"
+        axis.plot(scales, shares, style, marker="o", markersize=3, label=says)
+    axis.axvline(swept["trained_at"], color="0.5", linewidth=0.8)
+    axis.set_xlabel("scale of the LoRA (trained at the grey line)")
+    axis.set_ylabel("%")
+    axis.set_ylim(0, 103)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig("docs/nano-lora-scale.png", dpi=90)
+
+
 def main() -> None:
-    curves = json.loads(Path("export/nano/training.json").read_text())["curves"]
+    record = json.loads(Path("export/nano/training.json").read_text())
+    if "sweep" in record:
+        sweep(record["sweep"])
+    curves = record["curves"]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), constrained_layout=True)
     plans = (
         (

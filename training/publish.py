@@ -131,6 +131,9 @@ def main() -> None:
         "never_trained_on": sorted({p.name for packages, _ in SETS.values() for p in packages}),
         "curves": {stage: curve(stage) for stage in ("audio_encoder", "align", "instruct")},
     }
+    swept = WORK / "instruct" / "sweep.json"
+    if swept.exists():
+        record["sweep"] = json.loads(swept.read_text())
     (options.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(files, indent=1))
 
