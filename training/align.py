@@ -366,7 +366,8 @@ def main() -> None:
             else word_error_rate(*pair)
             for key, pair in scores.items()
         }
-        figures["mixture named"] = float(np.mean([f"[{name}" in text for name, text in named]))
+        if named:
+            figures["mixture named"] = float(np.mean([f"[{n}" in text for n, text in named]))
         figures = {key: round(value, 4) for key, value in sorted(figures.items())}
         loss = {"loss": round(float(np.mean(losses[-200:])), 4)}
         if judgements:
