@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoder import Decoder
-from .sampling import penalise
+from .sampling import forbid_repeats, penalise
 
 F32 = npt.NDArray[np.float32]
 
@@ -33,16 +33,18 @@ class BeamSearch:
     n_beams: int = 4
     length_penalty: float = 1.0  # a text's log-probability is divided by its length to this power
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int | None = None  # 0: say anything again; None: as the bundle has it
 
     def __post_init__(self) -> None:
         if not (
             self.n_beams >= 2
             and -float("inf") < self.length_penalty < float("inf")
             and 0 < self.repetition_penalty < float("inf")
+            and (self.no_repeat_ngram_size or 0) >= 0
         ):
             raise ValueError(
-                "expected n_beams >= 2 (one is greedy), a finite length_penalty and"
-                f" repetition_penalty > 0, got {self}"
+                "expected n_beams >= 2 (one is greedy), a finite length_penalty,"
+                f" repetition_penalty > 0 and no_repeat_ngram_size >= 0, got {self}"
             )
 
 
@@ -130,14 +132,14 @@ class Beams:
         return list(best.ids), best.stopped
 
     def _penalised(self, log_probs: F32) -> F32:
-        if self._search.repetition_penalty == 1.0:
+        penalty, size = self._search.repetition_penalty, self._search.no_repeat_ngram_size
+        if penalty == 1.0 and not size:
             return log_probs
-        return np.stack(
-            [
-                penalise(row, (*self._bos, *ids), self._search.repetition_penalty)
-                for row, ids in zip(log_probs, self._running, strict=True)
-            ]
-        )
+        rows = []
+        for row, ids in zip(log_probs, self._running, strict=True):
+            penalised = penalise(row, (*self._bos, *ids), penalty)
+            rows.append(forbid_repeats(penalised, ids, size) if size else penalised)
+        return np.stack(rows)
 
     def _finish(self, ids: tuple[int, ...], total: float, *, stopped: bool) -> None:
         length = len(self._bos) + len(ids)

@@ -82,11 +82,18 @@ class PromptFormat:
     bos_id: int | None  # prepended by hand; None where the template brings its own
     eos_ids: tuple[int, ...]
     tasks: dict[str, str]  # task name -> question
+    no_repeat_ngram_size: int = 0
+    """Runs of so many tokens that answers say once only, unless a question says otherwise; 0: no
+    limit."""
 
     def __post_init__(self) -> None:
         if self.template.count(SPEECH_HERE) != 1 or self.template.count("{}") != 1:
             raise ManifestError(
                 f"prompt.template: expected {SPEECH_HERE} once and {{}} once, got {self.template!r}"
+            )
+        if self.no_repeat_ngram_size < 0:
+            raise ManifestError(
+                f"prompt.no_repeat_ngram_size: expected 0 or more, got {self.no_repeat_ngram_size}"
             )
 
 
@@ -412,12 +419,17 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
 
 def _decode_fields(kind: type, data: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(kind)
-    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data))
+    needed = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING  # others are younger than the format
+    }
+    unknown, missing = sorted(set(data) - set(hints)), sorted(needed - set(data))
     if unknown:
         raise ManifestError(f"{where}: unknown {unknown}; known are {sorted(hints)}")
     if missing:
         raise ManifestError(f"{where}: missing {missing}")
-    return kind(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in hints})
+    return kind(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in data})
 
 
 def _expect(data: Any, kind: type, where: str) -> Any:

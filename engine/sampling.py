@@ -1,6 +1,6 @@
 """Logits into the next token: small functions, put together once per answer.
 
-    logits --repetition--> --temperature--> --top_k--> --top_p--> --min_p--> draw
+    logits --repetition--> --no repeat--> --temperature--> --top_k--> --top_p--> --min_p--> draw
 
 The order is that of Hugging Face transformers, so equal settings mean the same here and there.
 """
@@ -20,13 +20,14 @@ _NEVER = np.float32(-np.inf)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen; the defaults always take the likeliest."""
+    """How the next token is chosen; the defaults always take the likeliest that may come."""
 
-    temperature: float = 0.0  # 0: greedy, and the four below but the penalty have no effect
+    temperature: float = 0.0  # 0: greedy, and the next three have no effect
     top_k: int = 0  # 0: all
     top_p: float = 1.0
     min_p: float = 0.0  # of the likeliest token's probability
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int | None = None  # 0: say anything again; None: as the bundle has it
     seed: int | None = None  # None: another answer every time
 
     def __post_init__(self) -> None:
@@ -36,10 +37,11 @@ class Sampling:
             and 0 < self.top_p <= 1
             and 0 <= self.min_p <= 1
             and 0 < self.repetition_penalty < float("inf")
+            and (self.no_repeat_ngram_size or 0) >= 0
         ):
             raise ValueError(
-                "expected temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1 and"
-                f" repetition_penalty > 0, got {self}"
+                "expected temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1,"
+                f" repetition_penalty > 0 and no_repeat_ngram_size >= 0, got {self}"
             )
 
 
@@ -68,6 +70,8 @@ def make_sampler(sampling: Sampling, *, bos_id: int | None = None) -> Sampler:
     def sample(logits: F32, ids: Sequence[int]) -> int:
         if sampling.repetition_penalty != 1.0:
             logits = penalise(logits, (*before, *ids), sampling.repetition_penalty)
+        if sampling.no_repeat_ngram_size:
+            logits = forbid_repeats(logits, ids, sampling.no_repeat_ngram_size)
         if sampling.temperature == 0:
             return int(logits.argmax())
         for apply in filters:
@@ -89,6 +93,29 @@ def penalise(logits: F32, ids: Sequence[int], penalty: float) -> F32:
     out = logits.copy()
     factor = np.float32(penalty)
     out[seen] = np.where(out[seen] > 0, out[seen] / factor, out[seen] * factor)
+    return out
+
+
+def forbid_repeats(logits: F32, ids: Sequence[int], size: int) -> F32:
+    """Takes out each token that would end a run of `size` tokens which `ids` already has.
+
+    A small model that says the same four tokens twice often says them for ever. `logits` stay as
+    they are.
+
+    Source: Paulus et al., A Deep Reinforced Model for Abstractive Summarization (arXiv
+    1705.04304), trigrams there; transformers' `NoRepeatNGramLogitsProcessor`.
+    """
+    n_before = size - 1
+    start = tuple(ids[len(ids) - n_before :]) if n_before else ()
+    forbidden = [
+        ids[at + n_before]
+        for at in range(len(ids) - n_before)
+        if tuple(ids[at : at + n_before]) == start
+    ]
+    if not forbidden:
+        return logits
+    out = logits.copy()
+    out[forbidden] = _NEVER
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -183,8 +183,9 @@ class Session:
             question: the user's words.
             task: the name of one of the bundle's tasks, in place of a question.
             raw_prompt: a whole template that holds <SpeechHere> once, in place of both.
-            sampling: how tokens are chosen; greedy by default. With a `BeamSearch`, pieces come as
-                soon as all beams agree on them, often only at the end.
+            sampling: how tokens are chosen; greedy by default. A `no_repeat_ngram_size` of None is
+                the bundle's. With a `BeamSearch`, pieces come as soon as all beams agree on them,
+                often only at the end.
             lora_scale: what the adapter's output is multiplied by; the session's by default, 0 for
                 the bare LLM. Another scale than the last makes other keys and values, so the sound
                 is prefilled again (it is not encoded again).
@@ -211,6 +212,10 @@ class Session:
         n_new = len(prompt.ids_after) + 1
         if n_new > cache.room:
             raise full("the question", n_new, cache.room, cache.n_ctx)
+        sampling = sampling or Sampling()
+        if sampling.no_repeat_ngram_size is None:
+            size = self._form.no_repeat_ngram_size
+            sampling = replace(sampling, no_repeat_ngram_size=size)
         question_embeds = self._decoder.embed(prompt.ids_after)
         if not prompt.ids_after:
             # A raw prompt may end with the sound: its last position is computed again.
@@ -218,7 +223,7 @@ class Session:
             question_embeds = context.rows[-1:]
 
         def pieces(answer: Answer) -> Iterator[str]:
-            return self._generate(answer, question_embeds, sampling or Sampling(), max_new_tokens)
+            return self._generate(answer, question_embeds, sampling, max_new_tokens)
 
         self._answer = Answer(pieces, self._decoder.interrupt)
         self._answer.prompt = prompt

@@ -198,6 +198,13 @@ def sampling(command: F) -> F:
         ),
         click.option("--seed", type=int, help="Makes sampling repeatable."),
         click.option("--repetition-penalty", type=above_0, default=1.0, show_default=True),
+        click.option(
+            "--no-repeat-ngram-size",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Say no run of N tokens twice in an answer; 0: anything.  [default: the bundle's"
+            " choice, 4 for nano, 0 for SALMONN]",
+        ),
         click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, show_default=True),
         click.option("--top-p", type=up_to_1, default=1.0, show_default=True),
         click.option("--top-k", type=click.IntRange(min=0), default=0, help="0: all tokens."),
@@ -214,7 +221,12 @@ def sampling(command: F) -> F:
 
 
 def make_search(
-    *, beams: int, length_penalty: float, repetition_penalty: float, **sampling: Any
+    *,
+    beams: int,
+    length_penalty: float,
+    repetition_penalty: float,
+    no_repeat_ngram_size: int | None,
+    **sampling: Any,
 ) -> Sampling | BeamSearch:
     """What `sampling`'s options stand for.
 
@@ -222,11 +234,18 @@ def make_search(
         click.UsageError: beams and random choice exclude each other.
     """
     if beams == 1:
-        return Sampling(repetition_penalty=repetition_penalty, **sampling)
+        return Sampling(
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            **sampling,
+        )
     if sampling["temperature"]:
         raise click.UsageError("--beams and --temperature exclude each other.")
     return BeamSearch(
-        n_beams=beams, length_penalty=length_penalty, repetition_penalty=repetition_penalty
+        n_beams=beams,
+        length_penalty=length_penalty,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from tiny import POLICY, tiny_bundle
 
 from kokanee.engine import (
     AudioFormatError,
+    BeamSearch,
     ContextFull,
     Engine,
     ManifestError,
@@ -110,6 +114,31 @@ def test_sampling_with_a_seed_repeats(tiny_engine: Engine) -> None:
         assert session.ask(QUESTION, sampling=sampling, max_new_tokens=12).all_ids() == ids
         other = Sampling(temperature=1.0, top_p=0.9, seed=8)
         assert session.ask(QUESTION, sampling=other, max_new_tokens=12).all_ids() != ids
+
+
+def test_a_bundle_can_forbid_repeats_and_a_question_allow_them(
+    tiny: Path, tiny_engine: Engine, tmp_path: Path
+) -> None:
+    def ids(engine: Engine, sampling: Sampling | BeamSearch | None = None) -> list[int]:
+        with engine.session(n_ctx=256) as session:
+            session.hear(noise(1.0))
+            return session.ask(QUESTION, sampling=sampling, max_new_tokens=60).all_ids()
+
+    def repeats(ids: list[int]) -> bool:
+        pairs = list(itertools.pairwise(ids))
+        return len(set(pairs)) < len(pairs)
+
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["prompt"]["no_repeat_ngram_size"] = 2
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with Engine.open(folder, device="cpu", threads=1) as engine:
+        plain = ids(tiny_engine)
+        assert repeats(plain)
+        assert not repeats(ids(engine))
+        assert not repeats(ids(engine, BeamSearch(n_beams=2)))
+        assert ids(engine, Sampling(no_repeat_ngram_size=0)) == plain
+        assert ids(tiny_engine, Sampling(no_repeat_ngram_size=2)) == ids(engine)
 
 
 def test_the_adapter_can_be_switched_off(tiny_engine: Engine) -> None:

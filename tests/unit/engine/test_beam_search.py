@@ -79,6 +79,16 @@ def test_what_is_settled_is_never_taken_back(seed: int, n_beams: int, n_steps: i
     assert ids[: len(settled)] == settled
 
 
+@given(seed=st.integers(0, 10_000), n_beams=st.integers(2, 5), size=st.integers(1, 3))
+def test_no_beam_says_a_run_of_tokens_again(seed: int, n_beams: int, size: int) -> None:
+    search = BeamSearch(n_beams=n_beams, no_repeat_ngram_size=size)
+    model = a_model(seed)
+    model[:, EOS] -= 30  # or texts would be short
+    ids, _, _ = run(model, search, N_VOCAB - 2)
+    runs = [tuple(ids[at : at + size]) for at in range(len(ids) - size + 1)]
+    assert len(runs) == len(set(runs))
+
+
 def test_bos_counts_in_the_length_and_the_end_token_does_not() -> None:
     """Two texts, `3 EOS` and `3 4 EOS`, whose order depends on how long they are said to be."""
     model = np.full((N_VOCAB, N_VOCAB), -30, np.float32)
@@ -95,7 +105,13 @@ def test_bos_counts_in_the_length_and_the_end_token_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_beams": 1}, {"length_penalty": float("nan")}, {"repetition_penalty": 0.0}]
+    "wrong",
+    [
+        {"n_beams": 1},
+        {"length_penalty": float("nan")},
+        {"repetition_penalty": 0.0},
+        {"no_repeat_ngram_size": -1},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected n_beams >= 2"):

@@ -97,6 +97,13 @@ def test_what_is_written_is_what_is_read(folder: Path) -> None:
     assert manifest.policy.min_s == 1.0
 
 
+def test_what_is_younger_than_the_format_may_be_missing(folder: Path) -> None:
+    assert read_manifest(folder).prompt.no_repeat_ngram_size == 0
+    manifest = manifest_dict()
+    manifest["prompt"]["no_repeat_ngram_size"] = 4
+    assert Manifest.from_json(json.dumps(manifest)).prompt.no_repeat_ngram_size == 4
+
+
 def drop_dims(d: dict[str, Any]) -> None:
     del d["dims"]
 
@@ -121,6 +128,10 @@ def two_slots(d: dict[str, Any]) -> None:
     d["prompt"]["template"] += "<SpeechHere>"
 
 
+def negative_size(d: dict[str, Any]) -> None:
+    d["prompt"]["no_repeat_ngram_size"] = -1
+
+
 def unknown_choice(d: dict[str, Any]) -> None:
     d["policy"]["long_audio"] = "loop"
 
@@ -142,6 +153,7 @@ def missing_graph(d: dict[str, Any]) -> None:
         (bool_for_int, r"manifest\.dims\.n_heads: expected int, got True"),
         (other_format, r"expected 3, got 99"),
         (two_slots, r"<SpeechHere> once"),
+        (negative_size, r"no_repeat_ngram_size: expected 0 or more, got -1"),
         (unknown_choice, r"expected one of \['cut', 'segment'\], got 'loop'"),
         (unlisted_file, r"tokenizer\.json is used but not listed"),
         (missing_graph, r"graphs: expected"),

@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kokanee.engine.sampling import Sampling, draw, make_sampler, min_p, penalise, top_k, top_p
+from kokanee.engine.sampling import (
+    Sampling,
+    draw,
+    forbid_repeats,
+    make_sampler,
+    min_p,
+    penalise,
+    top_k,
+    top_p,
+)
 
 F32 = npt.NDArray[np.float32]
 
@@ -56,6 +65,23 @@ def test_repetition_penalty_lowers_what_was_generated_and_leaves_the_input_alone
     assert make_sampler(Sampling(repetition_penalty=2.5))(logits, [0]) == 2
 
 
+@settings(deadline=None)  # a busy machine is slow, not wrong
+@given(st.lists(st.integers(0, 4), max_size=30), st.integers(1, 6))
+def test_only_what_would_say_a_run_again_is_forbidden(ids: list[int], size: int) -> None:
+    logits = np.zeros(5, np.float32)
+    runs = {tuple(ids[at : at + size]) for at in range(len(ids) - size + 1)}
+    new = [t for t in range(5) if len(ids) < size or (*ids, t)[-size:] not in runs]
+    assert kept(forbid_repeats(logits, ids, size)) == new
+    np.testing.assert_array_equal(logits, np.zeros(5, np.float32))
+
+
+def test_a_circle_is_left_where_it_would_close() -> None:
+    logits = np.array([0, 1, 2, 3], np.float32)
+    sample = make_sampler(Sampling(no_repeat_ngram_size=3))
+    assert sample(logits, [1, 2, 3, 1, 2]) == 2
+    assert make_sampler(Sampling())(logits, [1, 2, 3, 1, 2]) == 3
+
+
 def test_draws_follow_the_probabilities() -> None:
     rng = np.random.default_rng(1)
     logits = logits_of(0.0001, 0.6, 0.3, 0.0999)
@@ -81,7 +107,14 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 2.0}, {"repetition_penalty": 0.0}]
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"min_p": 2.0},
+        {"repetition_penalty": 0.0},
+        {"no_repeat_ngram_size": -1},
+    ],
 )
 def test_a_setting_out_of_range_is_refused_with_its_value(wrong: dict[str, float]) -> None:
     [(name, value)] = wrong.items()
