@@ -27,7 +27,7 @@ from kokanee.benchmarks import (
 )
 from kokanee.benchmarks.clip_list import read_clip_list
 from kokanee.benchmarks.quality import Ask, Example, Row
-from kokanee.engine import Engine, Session, Streaming
+from kokanee.engine import Engine, Session
 from kokanee.engine.engine import Cache, Device
 from kokanee.engine.growing import STREAMING
 from kokanee.engine.manifest import FILE_NAME, sha256
@@ -35,8 +35,10 @@ from kokanee.export.nano import default_cache
 
 from . import hearing_tables, options
 from .bundle import find_bundle
+from .phrases import LONGEST_S, transcribe
 
 SCHEMA = "kokanee.eval/1"
+WHOLE, BY_PHRASE = "whole", "by-phrase"  # how a clip is heard, beside the names of `STREAMING`
 
 EPILOG = """\b
 Sets:
@@ -56,6 +58,7 @@ Examples:
   kokanee eval --manifest mine.jsonl --pictures drawn/
   kokanee eval nano-int4/ --beside nano-float/       the same answers?
   kokanee eval --streamed --set sound                the same as from a microphone?
+  kokanee eval --by-phrase --set speech              fewer words wrong if cut at pauses?
 
 \b
 A manifest has a JSON object a line: path (relative to it), kind (speech, sound, music, mixture or
@@ -93,6 +96,11 @@ noise), and what is true: text, label, language (a name, or an ISO code):
 )
 @click.option(
     "--streamed", is_flag=True, help="Hear every clip in chunks of 0.1 s too: the same answers?"
+)
+@click.option(
+    "--by-phrase",
+    is_flag=True,
+    help="Write down every clip phrase by phrase too, as `kokanee transcribe` does.",
 )
 @click.option(
     "--mode",
@@ -137,6 +145,7 @@ def command(
     skip_broken: bool,
     beside: tuple[str, ...],
     streamed: bool,
+    by_phrase: bool,
     mode: str,
     unseen_wordings: bool,
     limit: int | None,
@@ -197,6 +206,7 @@ def command(
         **hearing_scores.scored(rows),
         "beside": [],
         "streamed": None,
+        "by_phrase": None,
         "broken": broken,
         "log": str(asked.log),
     }
@@ -214,9 +224,14 @@ def command(
             }
         )
     if streamed:
-        heard = _ask(asking, folder, log or kept(digest), mode=mode)
+        heard = _ask(asking, folder, log or kept(digest), how=mode)
         compared = agreement.compared(rows, heard.rows)
         result["streamed"] = {"mode": mode, "log": str(heard.log), **compared}
+    if by_phrase:
+        words = _only_words(asking)
+        heard = _ask(words, folder, log or kept(digest), how=BY_PHRASE)
+        compared = agreement.compared([r for r in rows if r.task == "words"], heard.rows)
+        result["by_phrase"] = {"longest_s": LONGEST_S, "log": str(heard.log), **compared}
     result["wall_s"] = round(time.perf_counter() - started, 1)
     if not as_json:
         # Labels and paths may hold brackets.
@@ -271,14 +286,25 @@ class _Asked:
     rows: list[Row]
 
 
-def _ask(asking: _Asking, folder: Path, log: Path, *, mode: str | None = None) -> _Asked:
-    """Asks a bundle about every example, offline or streamed.
+def _only_words(asking: _Asking) -> _Asking:
+    """The same clips, as far as they are to be written down."""
+    examples = [
+        dataclasses.replace(e, truths={"words": e.truths["words"]})
+        for e in asking.examples
+        if "words" in e.truths
+    ]
+    return dataclasses.replace(asking, examples=examples)
 
-    Answers to other wordings, and streamed ones, go into logs of their own beside the given one.
+
+def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Asked:
+    """Asks a bundle about every example, heard as a whole, streamed or by phrase.
+
+    Answers to other wordings, and what is not heard as a whole, go into logs of their own beside
+    the given one.
     """
     unseen = ["unseen"] if asking.wordings == "unseen" else []
-    streamed = [] if mode is None else ["streamed", mode]
-    log = log.with_stem("-".join([log.stem, *unseen, *streamed]))
+    parts = {WHOLE: [], BY_PHRASE: [BY_PHRASE]}.get(how, ["streamed", how])
+    log = log.with_stem("-".join([log.stem, *unseen, *parts]))
     if asking.fresh:
         log.unlink(missing_ok=True)
     columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -290,7 +316,7 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, mode: str | None = None) -
         options.say_notes(engine)
         shown = bar.add_task("")
         rows = quality.ask_examples(
-            _offline(session) if mode is None else _streamed(session, STREAMING[mode]),
+            _hearing(session, how),
             asking.examples,
             log,
             progress=lambda n, total: bar.update(shown, completed=n, total=total),
@@ -299,13 +325,16 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, mode: str | None = None) -
         return _Asked(name=engine.manifest.name, log=log, rows=rows)
 
 
-def _offline(session: Session) -> Ask:
-    return lambda pcm, questions: hearing_quality.answers(session, pcm, questions)
-
-
-def _streamed(session: Session, streaming: Streaming) -> Ask:
+def _hearing(session: Session, how: str) -> Ask:
+    if how == WHOLE:
+        return lambda pcm, questions: hearing_quality.answers(session, pcm, questions)
+    if how == BY_PHRASE:
+        return lambda pcm, questions: [
+            " ".join(phrase.text for phrase in transcribe(session, pcm, question=question))
+            for question in questions
+        ]
     return lambda pcm, questions: agreement.streamed_answers(
-        session, pcm, questions, streaming=streaming
+        session, pcm, questions, streaming=STREAMING[how]
     )
 
 

@@ -26,6 +26,9 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     if streamed := result["streamed"]:
         title = f"Streamed ({streamed['mode']}) beside offline"
         console.print(beside(streamed, title=title))
+    if by_phrase := result["by_phrase"]:
+        title = f"Cut at pauses into {by_phrase['longest_s']:g} s at most, beside whole clips"
+        console.print(beside(by_phrase, title=title))
 
 
 def _sets(result: Mapping[str, Any]) -> str:

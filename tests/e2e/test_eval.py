@@ -65,6 +65,7 @@ def told(nano: Path, clips: Path) -> tuple[dict[str, Any], Path]:
     folder.mkdir()
     done = evaluate(
         *(nano, "--manifest", clips, "--json", "--streamed", "--mode", "exact", "--beside", nano),
+        "--by-phrase",
         *("--log", folder / "log.jsonl", "--pictures", folder / "drawn"),
     )
     assert done.stdout.count("\n") == 1  # nothing but the JSON
@@ -117,9 +118,25 @@ def test_the_same_bundle_answers_the_same_also_in_an_exact_stream(
         for figure in other["figures"].values():
             assert figure["difference"]["value"] == 0
         assert Path(other["log"]).parent == folder
-    logs = sorted(folder.glob("*.jsonl"))
+    logs = sorted(path for path in folder.glob("*.jsonl") if "by-phrase" not in path.name)
     assert len(logs) == 3
     assert len({log.read_text("utf-8") for log in logs}) == 1
+
+
+def test_what_is_to_be_written_down_is_heard_by_phrase_too(
+    told: tuple[dict[str, Any], Path],
+) -> None:
+    result, folder = told
+    by_phrase = result["by_phrase"]
+    assert by_phrase["longest_s"] == 8
+    assert by_phrase["log"] == str(folder / "log-by-phrase.jsonl")
+    rows = [json.loads(line) for line in Path(by_phrase["log"]).read_text("utf-8").splitlines()]
+    assert {row["task"] for row in rows} == {"words"}
+    answers = {row["name"]: row["answer"] for row in rows}
+    assert len(answers) == 4
+    assert answers["silence.wav"] == ""
+    assert "message has been saved" in answers["speech.wav"]
+    assert by_phrase["figures"].keys() < result["figures"].keys()
 
 
 def test_pictures_are_drawn(told: tuple[dict[str, Any], Path]) -> None:

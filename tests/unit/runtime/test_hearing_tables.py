@@ -41,6 +41,7 @@ RESULT: dict[str, Any] = {
         }
     ],
     "streamed": {"mode": "fast", "equal_answers": {}, "figures": {"a": difference(-0.5)}},
+    "by_phrase": {"longest_s": 8.0, "equal_answers": {}, "figures": {"a": difference(-0.25)}},
 }
 
 
@@ -57,6 +58,7 @@ def test_everything_is_in_a_table() -> None:
     assert "25.0%" in text
     assert "10.0 to 40.0" in text
     assert "bird 3, none of these 2, ..." in text
+    assert "Cut at pauses into 8 s at most, beside whole clips" in text
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_folders() -> None:

@@ -1,0 +1,78 @@
+"""`kokanee transcribe` through the command line, on nano and on recordings made of real ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from kokanee.engine import read_audio
+from kokanee.runtime.demo import RECORDINGS
+
+pytestmark = pytest.mark.artefact
+
+
+def transcribe(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "kokanee.runtime", "transcribe", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prompt that comes with Kokanee, twenty times behind each other: a minute."""
+    speech = read_audio(RECORDINGS / "speech.wav").pcm
+    pause = np.zeros(12_800, np.float32)
+    path = tmp_path_factory.mktemp("long") / "long.wav"
+    soundfile.write(path, np.concatenate([speech, pause] * 20), 16_000)
+    return path
+
+
+def test_a_minute_is_written_down_phrase_by_phrase(nano: Path, recording: Path) -> None:
+    told = json.loads(transcribe(nano, recording, "--json", "--longest", "4").stdout)
+    assert told["bundle"] == "nano"
+    assert told["seconds"] == pytest.approx(60, abs=1)
+    times = [t for phrase in told["phrases"] for t in (phrase["start_s"], phrase["end_s"])]
+    assert times == sorted(times)
+    assert len(told["phrases"]) >= 20
+    assert told["text"].count("your message has been saved") >= 18
+    assert told["text"] == " ".join(phrase["text"] for phrase in told["phrases"])
+
+
+def test_subtitles(nano: Path) -> None:
+    speech = RECORDINGS / "speech.wav"
+    number, times, text, *_ = transcribe(nano, speech, "--format", "srt").stdout.splitlines()
+    assert (number, text) == ("1", "your message has been saved")
+    assert re.fullmatch(r"00:00:0\d,\d{3} --> 00:00:0\d,\d{3}", times)
+    head, empty, times, text, *_ = transcribe(nano, speech, "--format", "vtt").stdout.splitlines()
+    assert (head, empty, text) == ("WEBVTT", "", "your message has been saved")
+    assert re.fullmatch(r"00:00:0\d\.\d{3} --> 00:00:0\d\.\d{3}", times)
+
+
+def test_where_nobody_speaks_nothing_is_written(nano: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
+    done = transcribe(nano, tmp_path / "silence.wav")
+    assert done.stdout == ""
+    assert done.stderr.startswith("0 phrases in 1.0 s")
+
+
+def test_bad_input_is_told_in_one_line(nano: Path, tmp_path: Path) -> None:
+    missing = transcribe(nano, tmp_path / "none.wav", code=1)
+    assert "none.wav" in missing.stderr
+    assert missing.stderr.count("\n") == 1
+    assert "one word too many" in transcribe("a.wav", "What is said?", code=2).stderr
+    speech = RECORDINGS / "speech.wav"
+    wrong = transcribe(nano, speech, "--task", "poetry", code=2)
+    assert "--task: expected one of asr, music, sound" in wrong.stderr
+    assert "--longest" in transcribe(nano, speech, "--longest", "0.5", code=2).stderr
