@@ -1,8 +1,8 @@
 """What `kokanee eval` found of nano -> `results/`, and the quality that its manifest states.
 
     kokanee build --llm-quant none --out nano-float
-    kokanee eval nano --beside nano-float --json > both.json
-    kokanee eval nano-float --json > float.json        # its answers are kept: seconds
+    kokanee eval nano --beside nano-float --by-phrase --json > both.json
+    kokanee eval nano-float --by-phrase --json > float.json
     python -m kokanee.benchmarks.hearing_record both.json float.json
 
 `measured.json` is one of the things that nano's bundle is made of. So build both again afterwards,
@@ -36,6 +36,7 @@ def stated(found: Mapping[str, Any]) -> dict[str, float]:
     words, sound, kind = (found["scores"][task] for task in ("words", "sound", "kind"))
     return {
         "word_error_rate": words["wer"],
+        "word_error_rate_by_phrase": found["by_phrase"]["figures"]["word_error_rate"]["value"],
         "speech_clips": words["n"],
         "sound_top1": sound["top1"],
         "sound_clips": sound["n"],
@@ -62,6 +63,12 @@ def quality(four: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _unplaced(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without this machine's paths."""
+    kept = {k: v for k, v in found.items() if k != "log"}
+    return kept | {"folder": Path(found["folder"]).name} if "folder" in kept else kept
+
+
 def main() -> None:
     """Write all three."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -75,11 +82,11 @@ def main() -> None:
 
     path = RESULTS / "hearing_nano.json"
     record = json.loads(path.read_text())
-    record["now"] = {k: v for k, v in four.items() if k != "log"}
-    record["now"]["folder"] = Path(four["folder"]).name
-    record["now"]["beside"] = [
-        {k: v for k, v in beside.items() if k != "log"} | {"folder": Path(beside["folder"]).name}
-    ]
+    record["now"] = _unplaced(four) | {
+        "beside": [_unplaced(beside)],
+        "by_phrase": _unplaced(four["by_phrase"]),
+    }
+    record["floats_by_phrase"] = _unplaced(full["by_phrase"])["figures"]
     path.write_text(json.dumps(record, indent=1) + "\n")
 
     path = RESULTS / "quality_nano.json"

@@ -52,12 +52,38 @@ def card(results: Path) -> str:
     return "\n\n".join(
         [
             table(head, rows),
+            _by_phrase(now["by_phrase"], now["figures"], record["floats_by_phrase"]),
             f"The same answer to the last character with the language model in floats:"
             f" {equal['value']:.1%} of {equal['n']}. `{commands}`",
             _classes("| sound | clips | right | taken for |", now["sounds"]),
             _classes("| language | clips | right | taken for |", now["languages"]),
             _data(json.loads(TRAINING.read_text("utf-8"))),
         ]
+    )
+
+
+def _by_phrase(
+    found: Mapping[str, Any], whole: Mapping[str, Any], floats: Mapping[str, Any]
+) -> str:
+    """What is written down, and what more or less of it is wrong if it is heard by phrase."""
+    rows = []
+    for name, one in found["figures"].items():
+        moved = one["difference"]
+        rows.append(
+            (
+                one["says"] + (" (less is better)" if one["better"] == "less" else ""),
+                moved["n"],
+                f"{whole[name]['value']:.1%}",
+                f"**{one['value']:.1%}**",
+                f"{100 * moved['value']:+.1f}",
+                f"{100 * moved['low']:+.1f} to {100 * moved['high']:+.1f}",
+                f"{100 * (floats[name]['value'] - one['value']):+.1f}",
+            )
+        )
+    head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
+    return (
+        f"Cut at pauses into {found['longest_s']:g} seconds at most, as `kokanee transcribe` hears"
+        f" (`kokanee eval nano --by-phrase`):\n\n{table(head, rows)}"
     )
 
 
