@@ -94,7 +94,7 @@ def main() -> None:
     for name, found in (("int4", four), ("float", full)):
         kept = ("bundle", "manifest_sha256", "scores", "clip_seconds", "wall_s")
         record[name] = {k: found[k] for k in kept}
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
     measured = json.loads(MEASURED.read_text())
     measured["quality"] = quality(four, full)
