@@ -72,14 +72,11 @@ def command(
     as a whole there is `kokanee ask`.
     """
     started = time.perf_counter()
-    asked = options.read_words(words, task=task, raw_prompt=None, needs_question=False)
-    if asked.question is not None:
-        raise click.UsageError(
-            f"Expected [BUNDLE] FILE; {asked.question!r} is one word too many, or no bundle"
-        )
+    if not 1 <= len(words) <= 2:
+        raise click.UsageError(f"Expected [BUNDLE] FILE, got: {' '.join(words) or 'nothing'}")
     search = options.make_search(**knobs)
-    audio = read_audio(asked.file)
-    folder = find_bundle(asked.bundle, cache_dir=cache_dir)
+    audio = read_audio(Path(words[-1]))  # before a bundle is made or opened
+    folder = find_bundle(words[0] if len(words) == 2 else options.NANO, cache_dir=cache_dir)
     phrases: list[Phrase] = []
     if form == "vtt" and not as_json:
         click.echo("WEBVTT\n")
@@ -91,6 +88,11 @@ def command(
         tasks = engine.manifest.prompt.tasks
         if (task or "asr") not in tasks:
             raise click.UsageError(f"--task: expected one of {', '.join(sorted(tasks))}")
+        policy = engine.manifest.policy
+        if policy.long_audio == "cut" and longest > policy.max_s:
+            raise click.UsageError(
+                f"--longest: {engine.manifest.name} hears {policy.max_s:g} s at once at most"
+            )
         for phrase in transcribe(session, audio.pcm, longest_s=longest, task=task, sampling=search):
             phrases.append(phrase)
             if not as_json:

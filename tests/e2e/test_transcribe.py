@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,23 @@ def test_bad_input_is_told_in_one_line(nano: Path, tmp_path: Path) -> None:
     missing = transcribe(nano, tmp_path / "none.wav", code=1)
     assert "none.wav" in missing.stderr
     assert missing.stderr.count("\n") == 1
-    assert "one word too many" in transcribe("a.wav", "What is said?", code=2).stderr
+    for words in ((), ("nano", "a.wav", "What is said?")):
+        assert "Expected [BUNDLE] FILE, got" in transcribe(*words, code=2).stderr
     speech = RECORDINGS / "speech.wav"
     wrong = transcribe(nano, speech, "--task", "poetry", code=2)
     assert "--task: expected one of asr, music, sound" in wrong.stderr
     assert "--longest" in transcribe(nano, speech, "--longest", "0.5", code=2).stderr
+
+
+def test_a_bundle_that_cuts_is_not_given_more_than_it_hears(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["policy"]["long_audio"] = "cut"
+    manifest["prompt"]["tasks"]["asr"] = "Write down what is said."
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    speech = RECORDINGS / "speech.wav"
+    longest = manifest["policy"]["max_s"] + 1
+    refused = transcribe(folder, speech, "--longest", str(longest), code=2)
+    assert "hears" in refused.stderr
+    assert "s at once at most" in refused.stderr
+    transcribe(folder, speech)
