@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kokanee.engine import Session, Streaming
+from kokanee.runtime.phrases import max_new_tokens
 
-from .hearing_quality import max_new_tokens
 from .hearing_scores import as_json, tallies
 from .heldout import RATE
 from .quality import Row

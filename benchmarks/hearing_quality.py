@@ -18,18 +18,15 @@ import numpy.typing as npt
 
 from kokanee.engine import Engine, Session
 from kokanee.engine.manifest import FILE_NAME, sha256
-from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
+from kokanee.runtime.phrases import max_new_tokens
 
 from . import heldout, quality
 from .contenders import CONTENDERS, KOKANEE
 from .field import Field, Setup
-from .heldout import RATE, Clip, word_error_rate
+from .heldout import Clip, word_error_rate
 from .record import Better, Count, Label, Part
 
 F32 = npt.NDArray[np.float32]
-
-MIN_NEW_TOKENS = 64  # of an answer, at least
-TOKENS_PER_S = 6  # twice of what people say
 
 
 def measure(setup: Setup, cache: Path, *, limit: int | None = None, fresh: bool = False) -> Part:
@@ -91,18 +88,13 @@ def _ours(setup: Setup, clips: Sequence[Clip], log: Path) -> Iterator[Count]:
 
 
 def answers(session: Session, pcm: F32, questions: Sequence[str]) -> list[str]:
-    """To each question about a sound."""
-    session.hear(pcm)
-    most = max_new_tokens(pcm)
-    return [session.ask(q, max_new_tokens=most).text() for q in questions]
-
-
-def max_new_tokens(pcm: F32) -> int:
-    """Enough for a transcript of the whole sound, as far as `kokanee ask` by itself would go.
+    """To each question about a sound.
 
     A transcript that is cut off counts as misheard; the longest of the set's but one has 81 words.
     """
-    return max(MIN_NEW_TOKENS, min(DEFAULT_MAX_NEW_TOKENS, TOKENS_PER_S * len(pcm) // RATE))
+    session.hear(pcm)
+    most = max_new_tokens(pcm)
+    return [session.ask(q, max_new_tokens=most).text() for q in questions]
 
 
 def counted(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[Count]:

@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from kokanee.engine import BeamSearch, Sampling, Session
 from kokanee.engine.features import SAMPLE_RATE
+from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
 
 from .vad import FRAME, SileroVAD
 
 F32 = npt.NDArray[np.float32]
 
-LONGEST_S = 8.0  # nano has learnt from clips up to here; chosen on joined validation lines
-MIN_NEW_TOKENS = 64
+LONGEST_S = 8.0  # least errors on validation (`python -m training.circles`)
+MIN_NEW_TOKENS = 64  # of a transcript, at least
 TOKENS_PER_S = 6  # twice of what people say
 
 _VOICE = 0.5  # from which on somebody speaks, as `TurnDetection` has it
@@ -93,6 +94,12 @@ def _cut(voice: F32) -> int:
     return _LEAST + int(starts[best] + ends[best]) // 2
 
 
+def max_new_tokens(pcm: F32) -> int:
+    """Enough for a transcript of the whole sound, as far as `kokanee ask` by itself would go."""
+    n_spoken = TOKENS_PER_S * len(pcm) // SAMPLE_RATE
+    return max(MIN_NEW_TOKENS, min(DEFAULT_MAX_NEW_TOKENS, n_spoken))
+
+
 def transcribe(
     session: Session,
     pcm: F32,
@@ -101,7 +108,6 @@ def transcribe(
     question: str | None = None,
     task: str | None = None,
     sampling: Sampling | BeamSearch | None = None,
-    max_new_tokens: int | None = None,
 ) -> Iterator[Phrase]:
     """What is said, phrase by phrase, each as soon as it is heard; nothing where nobody speaks.
 
@@ -112,7 +118,6 @@ def transcribe(
         question: what is asked of each phrase, or
         task: the name of one of the bundle's tasks; "asr" by default.
         sampling: as for `Session.ask`.
-        max_new_tokens: of a phrase; 6 a second of it by default, and at least 64.
 
     Raises:
         AudioFormatError: as `Session.hear`.
@@ -121,8 +126,9 @@ def transcribe(
     """
     task = task or (None if question else "asr")
     for start, end in spans(voice_of(pcm), longest_s=longest_s):
-        heard = session.hear(pcm[start * FRAME : end * FRAME])
-        most = max_new_tokens or max(MIN_NEW_TOKENS, round(TOKENS_PER_S * heard.seconds))
+        spoken = pcm[start * FRAME : end * FRAME]
+        session.hear(spoken)
+        most = max_new_tokens(spoken)
         answer = session.ask(question, task=task, sampling=sampling, max_new_tokens=most)
         yield Phrase(
             start_s=start * FRAME / SAMPLE_RATE,

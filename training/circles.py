@@ -12,12 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 from rich.progress import track
 
-from kokanee.benchmarks.hearing_quality import max_new_tokens
 from kokanee.benchmarks.hearing_scores import word_errors
 from kokanee.benchmarks.heldout import normalised
 from kokanee.engine import BeamSearch, Engine, Sampling, Session
 from kokanee.runtime.bundle import find_bundle
-from kokanee.runtime.phrases import transcribe
+from kokanee.runtime.phrases import max_new_tokens, transcribe
 from training.joined import LEAST, MOST, RATE
 from training.shards import Shard, is_validation
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kokanee.engine import Engine
 from kokanee.engine.audio import read_audio
 from kokanee.runtime.demo import RECORDINGS
-from kokanee.runtime.phrases import spans, transcribe, voice_of
+from kokanee.runtime.phrases import max_new_tokens, spans, transcribe, voice_of
 from kokanee.runtime.vad import FRAME
 
 F32 = npt.NDArray[np.float32]
@@ -73,13 +73,13 @@ def test_phrases_are_what_is_answered_to_their_samples(tiny_engine: Engine) -> N
     pcm = np.concatenate([np.zeros(32_000, np.float32), speech, np.zeros(8_000, np.float32)])
     question = "Write down what is said."
     with tiny_engine.session(n_ctx=256) as session:
-        said = list(transcribe(session, pcm, question=question, max_new_tokens=5))
+        said = list(transcribe(session, pcm, question=question))
         assert len(said) == 1
         (phrase,) = said
         assert 1.0 < phrase.start_s < 3.0
         assert phrase.start_s + 1 < phrase.end_s <= len(pcm) / 16_000
         session.hear(pcm[round(phrase.start_s * 16_000) : round(phrase.end_s * 16_000)])
-        assert phrase.text == session.ask(question, max_new_tokens=5).text().strip()
+        assert phrase.text == session.ask(question, max_new_tokens=64).text().strip()
         assert phrase.finish_reason == "length"
 
 
@@ -88,3 +88,8 @@ def test_nothing_is_written_where_nobody_speaks(tiny_engine: Engine) -> None:
     assert voice_of(silence).shape == (40,)
     with tiny_engine.session(n_ctx=256) as session:
         assert list(transcribe(session, silence)) == []
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.5, 64), (10, 64), (30, 180), (73.3, 200)])
+def test_a_transcript_has_room_for_everything_that_can_be_said(seconds: float, most: int) -> None:
+    assert max_new_tokens(np.zeros(int(seconds * 16_000), np.float32)) == most
