@@ -175,6 +175,8 @@ def command(
     examples, broken = _examples(names, manifests, data or cache / "heldout", limit)
     if not examples:
         raise click.ClickException(f"no recording can be read: {broken[0]['error']}")
+    if by_phrase and not any("words" in example.truths for example in examples):
+        raise click.UsageError("--by-phrase: none of these clips is to be written down; add speech")
     digest = _digest(folder)
     # A bundle answers otherwise on another device, and with another cache.
     setting = [str(choice) for choice in (kv_cache, device) if choice != "auto"]

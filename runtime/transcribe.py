@@ -78,8 +78,6 @@ def command(
     audio = read_audio(Path(words[-1]))  # before a bundle is made or opened
     folder = find_bundle(words[0] if len(words) == 2 else options.NANO, cache_dir=cache_dir)
     phrases: list[Phrase] = []
-    if form == "vtt" and not as_json:
-        click.echo("WEBVTT\n")
     with (
         Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine,
         engine.session() as session,
@@ -93,6 +91,8 @@ def command(
             raise click.UsageError(
                 f"--longest: {engine.manifest.name} hears {policy.max_s:g} s at once at most"
             )
+        if form == "vtt" and not as_json:
+            click.echo("WEBVTT\n")
         for phrase in transcribe(session, audio.pcm, longest_s=longest, task=task, sampling=search):
             phrases.append(phrase)
             if not as_json:

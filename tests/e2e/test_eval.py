@@ -139,6 +139,13 @@ def test_what_is_to_be_written_down_is_heard_by_phrase_too(
     assert by_phrase["figures"].keys() < result["figures"].keys()
 
 
+def test_what_has_no_words_cannot_be_heard_by_phrase(nano: Path, clips: Path) -> None:
+    path = clips.with_name("sounds.jsonl")
+    path.write_text('{"path": "beep.flac", "kind": "sound", "label": "beep"}\n', "utf-8")
+    done = evaluate(nano, "--manifest", path, "--by-phrase", code=2)
+    assert "--by-phrase: none of these clips is to be written down" in done.stderr
+
+
 def test_pictures_are_drawn(told: tuple[dict[str, Any], Path]) -> None:
     _, folder = told
     drawn = sorted(path.name for path in (folder / "drawn").iterdir())
