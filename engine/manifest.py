@@ -85,11 +85,19 @@ class PromptFormat:
     no_repeat_ngram_size: int = 0
     """Runs of so many tokens that answers say once only, unless a question says otherwise; 0: no
     limit."""
+    written: str | None = None
+    """The template of a question that no sound goes with; holds {} once. None: there is none."""
 
     def __post_init__(self) -> None:
         if self.template.count(SPEECH_HERE) != 1 or self.template.count("{}") != 1:
             raise ManifestError(
                 f"prompt.template: expected {SPEECH_HERE} once and {{}} once, got {self.template!r}"
+            )
+        if self.written is not None and (
+            SPEECH_HERE in self.written or self.written.count("{}") != 1
+        ):
+            raise ManifestError(
+                f"prompt.written: expected {{}} once and no {SPEECH_HERE}, got {self.written!r}"
             )
         if self.no_repeat_ngram_size < 0:
             raise ManifestError(

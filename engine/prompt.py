@@ -72,6 +72,22 @@ def fill(
     return text
 
 
+def fill_written(form: PromptFormat, question: str) -> str:
+    """The whole text of a turn without a sound.
+
+    Raises:
+        ValueError: There are no words, or the bundle has no template for this.
+    """
+    if form.written is None:
+        raise ValueError(
+            "this bundle has no template for questions without a sound (prompt.written in its"
+            " manifest); a bundle that is built again has one"
+        )
+    if not question.strip():
+        raise ValueError("question: expected some words")
+    return form.written.replace("{}", question.strip(), 1)
+
+
 def tokenise(text: str, tokenizer: Tokenizer, *, bos_id: int | None) -> Prompt:
     """Turns each side of `<SpeechHere>` into ids; special tokens only where they are spelled."""
     before, after = text.split(SPEECH_HERE)

@@ -19,7 +19,7 @@ from .growing import EXACT, GrowingSound, Streaming
 from .hearing import Heard, Hearing
 from .manifest import PromptFormat
 from .onnx import give_back_free_memory
-from .prompt import Prompt, Tokenizer, fill, tokenise
+from .prompt import Prompt, Tokenizer, fill, fill_written, tokenise
 from .sampling import Sampling, make_sampler
 from .text import Detokenizer
 
@@ -197,8 +197,7 @@ class Session:
             SessionClosed: after `close()`.
         """
         self._check_open()
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+        _check_most(max_new_tokens)
         context, cache = self._context, self._decoder.cache
         if not len(context.rows):
             raise ValueError("nothing was heard yet: call hear(pcm) before ask(question)")
@@ -221,14 +220,49 @@ class Session:
             # A raw prompt may end with the sound: its last position is computed again.
             cache.trim(context.n_heard - 1)
             question_embeds = context.rows[-1:]
+        return self._begun(prompt, question_embeds, sampling, max_new_tokens)
 
-        def pieces(answer: Answer) -> Iterator[str]:
-            return self._generate(answer, question_embeds, sampling, max_new_tokens)
+    def ask_in_writing(
+        self,
+        question: str,
+        *,
+        sampling: Sampling | BeamSearch | None = None,
+        lora_scale: float = 0.0,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    ) -> Answer:
+        """Ask the language model what was not spoken: no sound stands before the question.
 
-        self._answer = Answer(pieces, self._decoder.interrupt)
-        self._answer.prompt = prompt
-        self._answers.append(self._answer)
-        return self._answer
+        It takes the place of what was heard; turns that are kept stay in front of it.
+
+        Args:
+            question: the user's words.
+            sampling: how tokens are chosen; greedy by default, and without the bundle's guard
+                against repeats, which is for what it hears.
+            lora_scale: 0, the bare LLM, by default: the adapter was trained on sounds.
+            max_new_tokens: where to stop at the latest.
+
+        Raises:
+            ContextFull: the question does not fit into the cache; what was heard is still there.
+            ValueError: there are no words, or the bundle has no template for this.
+            SessionClosed: after `close()`.
+        """
+        self._check_open()
+        _check_most(max_new_tokens)
+        text = fill_written(self._form, question)
+        ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        self._stop_answer()
+        if len(ids) + 2 > (free := self._context.n_free):  # BOS and a token of the answer
+            raise full("the question", len(ids) + 2, free, self.n_ctx)
+        self._context.listen(ids[:-1], lora_scale=lora_scale)
+        self._hearing = None
+        self._answers.clear()
+        self._seconds = 0.0
+        prompt = Prompt(bos_id=self._form.bos_id, ids_before=ids[:-1], ids_after=ids[-1:])
+        sampling = sampling or Sampling()
+        if sampling.no_repeat_ngram_size is None:
+            sampling = replace(sampling, no_repeat_ngram_size=0)
+        embeds = self._decoder.embed(prompt.ids_after)
+        return self._begun(prompt, embeds, sampling, max_new_tokens)
 
     def rest(self) -> None:
         """Give back memory that nothing needs until there is work again; a millisecond or two.
@@ -323,6 +357,21 @@ class Session:
             raise ValueError("the session hears another sound by now: listen() again")
         self._stop_answer()
         self._answers.clear()
+
+    def _begun(
+        self,
+        prompt: Prompt,
+        question_embeds: F32,
+        sampling: Sampling | BeamSearch,
+        max_new_tokens: int,
+    ) -> Answer:
+        def pieces(answer: Answer) -> Iterator[str]:
+            return self._generate(answer, question_embeds, sampling, max_new_tokens)
+
+        self._answer = Answer(pieces, self._decoder.interrupt)
+        self._answer.prompt = prompt
+        self._answers.append(self._answer)
+        return self._answer
 
     def _generate(
         self,
@@ -433,6 +482,11 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosed("this session was closed; open another with engine.session()")
+
+
+def _check_most(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
 
 
 def _ms_since(started: float) -> float:

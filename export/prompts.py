@@ -15,6 +15,7 @@ from .checkpoint import read_json
 
 TAG = f"<Speech>{SPEECH_HERE}</Speech>"
 TEMPLATE = f"USER: {TAG} {{}}\nASSISTANT:"
+WRITTEN = "USER: {}\nASSISTANT:"  # the same without a sound, as SALMONN's prompt_template has it
 
 TASKS = {
     "asr": "Recognize the speech and give me the transcription.",

@@ -46,7 +46,7 @@ from .official import (
     read_whisper,
     vicuna_warning,
 )
-from .prompts import TASKS, TEMPLATE
+from .prompts import TASKS, TEMPLATE, WRITTEN
 from .quantized import Exact, KvCache, Treatment, finished, float_encoders, quantized, stamp
 from .requantize import EncoderQuant, ingredients, stored
 from .sources import Progress
@@ -341,7 +341,11 @@ def _description(
             n_queries=q.n_queries,
         ),
         prompt=PromptFormat(
-            template=TEMPLATE, bos_id=llm.bos_id, eos_ids=llm.eos_ids, tasks=dict(options.tasks)
+            template=TEMPLATE,
+            bos_id=llm.bos_id,
+            eos_ids=llm.eos_ids,
+            tasks=dict(options.tasks),
+            written=WRITTEN,
         ),
         lora=Lora(
             rank=salmonn.lora_rank,

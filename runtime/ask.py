@@ -1,5 +1,6 @@
 """`kokanee ask`: a sound file and a question; the answer as it comes."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -9,15 +10,25 @@ from typing import Any
 
 import click
 
-from kokanee.engine import Audio, Engine, Session, read_audio
+from kokanee.engine import (
+    Answer,
+    Audio,
+    BeamSearch,
+    Engine,
+    Heard,
+    Sampling,
+    Session,
+    read_audio,
+)
 from kokanee.engine.engine import DEFAULT_N_CTX, Cache, Device
 from kokanee.engine.manifest import Policy
-from kokanee.engine.prompt import fill
+from kokanee.engine.prompt import fill, fill_written
 from kokanee.engine.segments import apply_policy
 from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
 
 from . import options
 from .bundle import find_bundle
+from .cascade import written_question
 from .memory import peak_rss_mb
 
 TEXT = 512  # positions kept free for template and question
@@ -26,6 +37,7 @@ EXAMPLES = """\b
 Examples:
   kokanee ask call.wav "Write down what is said."
   kokanee ask call.wav --task asr --json | jq -r .text
+  kokanee ask question.wav --cascade
   kokanee ask my-bundle/ call.wav "What do you hear?" --temperature 0.7 --seed 1
   kokanee ask salmonn-7b/ call.wav --task audio_story_telling --beams 4 --lora-scale 2
 """
@@ -43,6 +55,7 @@ class Report:
     n_soft_tokens: int
     n_segments: int
     timings_ms: dict[str, float]
+    question: str | None = None  # what was asked in the recording, where that was written down
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -55,13 +68,19 @@ class Report:
     @property
     def real_time_factor(self) -> float:
         """Seconds of work per second of sound, the opening of the bundle apart."""
-        work = (*_WORK, "first_token", "decode")  # the first token's time includes its prefill
+        work = (
+            *_WORK,
+            "transcript",
+            "first_token",
+            "decode",
+        )  # the first token's time includes its prefill
         return sum(self.timings_ms.get(name, 0.0) for name in work) / 1e3 / self.seconds
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         return {
             "text": self.text,
+            **({} if self.question is None else {"question": self.question}),
             "ids": self.ids,
             "finish_reason": self.finish_reason,
             "notes": list(self.notes),
@@ -90,7 +109,7 @@ class Report:
 
 
 _WORK = ("read", "features", "speech_encoder", "audio_encoder", "connector", "prefill_audio")
-_SHOWN = ("verify", "load", *_WORK, "first_token", "decode", "total")
+_SHOWN = ("verify", "load", *_WORK, "transcript", "first_token", "decode", "total")
 
 
 def hear_and_answer(
@@ -105,18 +124,51 @@ def hear_and_answer(
         asked: Arguments of `Session.ask`.
     """
     heard = session.hear(audio.pcm)
-    answer = session.ask(**asked)
-    for piece in answer:
+    return _report(heard, session.ask(**asked), say)
+
+
+def hear_and_answer_in_writing(
+    session: Session,
+    audio: Audio,
+    *,
+    say: Callable[[str], object],
+    sampling: Sampling | BeamSearch | None,
+    max_new_tokens: int,
+) -> Report:
+    """Hears a spoken question, writes it down and says the bare language model's answer.
+
+    Where nobody speaks nothing is answered.
+    """
+    heard = session.hear(audio.pcm)
+    started = time.perf_counter()
+    question = written_question(session, sampling=sampling)
+    timings_ms = heard.timings_ms | {"transcript": _ms_since(started)}
+    heard = dataclasses.replace(heard, timings_ms=timings_ms)
+    if not question:
+        return _report(heard, None, say, question=question)
+    answer = session.ask_in_writing(question, sampling=sampling, max_new_tokens=max_new_tokens)
+    return _report(heard, answer, say, question=question)
+
+
+def _report(
+    heard: Heard,
+    answer: Answer | None,
+    say: Callable[[str], object],
+    *,
+    question: str | None = None,
+) -> Report:
+    for piece in answer or ():
         say(piece)
     return Report(
-        text=answer.text(),
-        ids=answer.ids,
-        finish_reason=answer.finish_reason,
+        text="" if answer is None else answer.text(),
+        question=question,
+        ids=[] if answer is None else answer.ids,
+        finish_reason=None if answer is None else answer.finish_reason,
         notes=heard.notes,
         seconds=heard.seconds,
         n_soft_tokens=heard.n_soft_tokens,
         n_segments=heard.n_segments,
-        timings_ms={**heard.timings_ms, **answer.timings_ms},
+        timings_ms=heard.timings_ms | ({} if answer is None else answer.timings_ms),
     )
 
 
@@ -126,6 +178,11 @@ def hear_and_answer(
 @options.max_new_tokens(DEFAULT_MAX_NEW_TOKENS)
 @options.sampling
 @options.hearing
+@click.option(
+    "--cascade",
+    is_flag=True,
+    help="Write down the question that is spoken, and have the bare language model answer that.",
+)
 @click.option(
     "--n-ctx",
     type=click.IntRange(min=1),
@@ -140,6 +197,7 @@ def command(
     raw_prompt: str | None,
     lora_scale: float | None,
     max_new_tokens: int,
+    cascade: bool,
     n_ctx: int | None,
     pad_to_s: options.PadTo | None,
     long_audio: Any,
@@ -158,7 +216,13 @@ def command(
     took to standard error.
     """
     started = time.perf_counter()
+    if cascade and (task, raw_prompt, lora_scale) != (None, None, None):
+        raise click.UsageError("--cascade goes without --task, --raw-prompt and --lora-scale.")
+    # Both steps are fixed: the question is in the recording.
+    task = "asr" if cascade else task
     asked = options.read_words(words, task=task, raw_prompt=raw_prompt)
+    if cascade and asked.question is not None:
+        raise click.UsageError(f"--cascade: the question is in the recording, got: {words[-1]}")
     search = options.make_search(**knobs)
     audio = read_audio(asked.file)  # before a bundle is made or opened: it may be no sound at all
     read_ms = _ms_since(started)
@@ -169,6 +233,8 @@ def command(
         n_answer = max_new_tokens * knobs["beams"]  # each beam takes a position a token
         try:
             fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
+            if cascade:
+                fill_written(engine.manifest.prompt, "?")  # before anything is heard
             session = engine.session(
                 n_ctx=n_ctx or _enough(engine, audio, policy, n_answer),
                 lora_scale=lora_scale,
@@ -178,21 +244,29 @@ def command(
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         with session:
-            report = hear_and_answer(
-                session,
-                audio,
-                say=_nothing if as_json else _say,
-                question=asked.question,
-                task=task,
-                raw_prompt=raw_prompt,
-                sampling=search,
-                max_new_tokens=max_new_tokens,
-            )
+            say = _nothing if as_json else _say
+            if cascade:
+                report = hear_and_answer_in_writing(
+                    session, audio, say=say, sampling=search, max_new_tokens=max_new_tokens
+                )
+            else:
+                report = hear_and_answer(
+                    session,
+                    audio,
+                    say=say,
+                    question=asked.question,
+                    task=task,
+                    raw_prompt=raw_prompt,
+                    sampling=search,
+                    max_new_tokens=max_new_tokens,
+                )
     report.timings_ms.update(engine.timings_ms | {"read": read_ms, "total": _ms_since(started)})
     if as_json:
         click.echo(json.dumps({"bundle": engine.manifest.name, **report.as_dict()}))
         return
     click.echo()
+    if report.question is not None:
+        click.echo(f"(asked: {report.question or 'nothing that I could write down'})", err=True)
     for note in report.notes:
         click.echo(f"({note})", err=True)
     click.echo(report.as_line(), err=True)

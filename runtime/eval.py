@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,7 +28,7 @@ from kokanee.benchmarks import (
     quality,
 )
 from kokanee.benchmarks.clip_list import read_clip_list
-from kokanee.benchmarks.quality import Ask, Example, Row
+from kokanee.benchmarks.quality import Ask, Example, Row, Task
 from kokanee.engine import Engine, Session
 from kokanee.engine.engine import Cache, Device
 from kokanee.engine.growing import STREAMING
@@ -35,10 +37,12 @@ from kokanee.export.nano import default_cache
 
 from . import hearing_tables, options
 from .bundle import find_bundle
-from .phrases import LONGEST_S, transcribe
+from .cascade import written_question
+from .phrases import LONGEST_S, max_new_tokens, transcribe
 
 SCHEMA = "kokanee.eval/1"
-WHOLE, BY_PHRASE = "whole", "by-phrase"  # how a clip is heard, beside the names of `STREAMING`
+# How a clip is heard and asked about, beside the names of `STREAMING`.
+WHOLE, BY_PHRASE, CASCADE = "whole", "by-phrase", "cascade"
 
 EPILOG = """\b
 Sets:
@@ -59,6 +63,7 @@ Examples:
   kokanee eval nano-int4/ --beside nano-float/       the same answers?
   kokanee eval --streamed --set sound                the same as from a microphone?
   kokanee eval --by-phrase --set speech              fewer words wrong if cut at pauses?
+  kokanee eval --cascade --set question              better answered in writing?
 
 \b
 A manifest has a JSON object a line: path (relative to it), kind (speech, sound, music, mixture or
@@ -101,6 +106,11 @@ noise), and what is true: text, label, language (a name, or an ISO code):
     "--by-phrase",
     is_flag=True,
     help="Write down every clip phrase by phrase too, as `kokanee transcribe` does.",
+)
+@click.option(
+    "--cascade",
+    is_flag=True,
+    help="Answer every spoken question in two steps too, as `kokanee ask --cascade` does.",
 )
 @click.option(
     "--mode",
@@ -146,6 +156,7 @@ def command(
     beside: tuple[str, ...],
     streamed: bool,
     by_phrase: bool,
+    cascade: bool,
     mode: str,
     unseen_wordings: bool,
     limit: int | None,
@@ -177,6 +188,8 @@ def command(
         raise click.ClickException(f"no recording can be read: {broken[0]['error']}")
     if by_phrase and not any("words" in example.truths for example in examples):
         raise click.UsageError("--by-phrase: none of these clips is to be written down; add speech")
+    if cascade and not any("question" in example.truths for example in examples):
+        raise click.UsageError("--cascade: none of these clips asks anything; add --set question")
     digest = _digest(folder)
     # A bundle answers otherwise on another device, and with another cache.
     setting = [str(choice) for choice in (kv_cache, device) if choice != "auto"]
@@ -209,6 +222,7 @@ def command(
         "beside": [],
         "streamed": None,
         "by_phrase": None,
+        "cascade": None,
         "broken": broken,
         "log": str(asked.log),
     }
@@ -230,10 +244,13 @@ def command(
         compared = agreement.compared(rows, heard.rows)
         result["streamed"] = {"mode": mode, "log": str(heard.log), **compared}
     if by_phrase:
-        words = _only_words(asking)
-        heard = _ask(words, folder, log or kept(digest), how=BY_PHRASE)
+        heard = _ask(_only(asking, "words"), folder, log or kept(digest), how=BY_PHRASE)
         compared = agreement.compared([r for r in rows if r.task == "words"], heard.rows)
         result["by_phrase"] = {"longest_s": LONGEST_S, "log": str(heard.log), **compared}
+    if cascade:
+        heard = _ask(_only(asking, "question"), folder, log or kept(digest), how=CASCADE)
+        compared = agreement.compared([r for r in rows if r.task == "question"], heard.rows)
+        result["cascade"] = {"log": str(heard.log), **compared}
     result["wall_s"] = round(time.perf_counter() - started, 1)
     if not as_json:
         # Labels and paths may hold brackets.
@@ -288,24 +305,24 @@ class _Asked:
     rows: list[Row]
 
 
-def _only_words(asking: _Asking) -> _Asking:
-    """The same clips, as far as they are to be written down."""
+def _only(asking: _Asking, task: Task) -> _Asking:
+    """The same clips, as far as this is asked about them."""
     examples = [
-        dataclasses.replace(e, truths={"words": e.truths["words"]})
+        dataclasses.replace(e, truths={task: e.truths[task]})
         for e in asking.examples
-        if "words" in e.truths
+        if task in e.truths
     ]
     return dataclasses.replace(asking, examples=examples)
 
 
 def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Asked:
-    """Asks a bundle about every example, heard as a whole, streamed or by phrase.
+    """Asks a bundle about every example, heard as a whole, streamed, by phrase or in writing.
 
     Answers to other wordings, and what is not heard as a whole, go into logs of their own beside
     the given one.
     """
     unseen = ["unseen"] if asking.wordings == "unseen" else []
-    parts = {WHOLE: [], BY_PHRASE: [BY_PHRASE]}.get(how, ["streamed", how])
+    parts = [] if how == WHOLE else ["streamed", how] if how in STREAMING else [how]
     log = log.with_stem("-".join([log.stem, *unseen, *parts]))
     if asking.fresh:
         log.unlink(missing_ok=True)
@@ -335,9 +352,18 @@ def _hearing(session: Session, how: str) -> Ask:
             " ".join(phrase.text for phrase in transcribe(session, pcm, question=question))
             for question in questions
         ]
+    if how == CASCADE:
+        return lambda pcm, questions: [_in_writing(session, pcm) for _ in questions]
     return lambda pcm, questions: agreement.streamed_answers(
         session, pcm, questions, streaming=STREAMING[how]
     )
+
+
+def _in_writing(session: Session, pcm: npt.NDArray[np.float32]) -> str:
+    session.hear(pcm)
+    question = written_question(session)
+    most = max_new_tokens(pcm)
+    return session.ask_in_writing(question, max_new_tokens=most).text() if question else ""
 
 
 def _digest(folder: Path) -> str:

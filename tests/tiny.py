@@ -166,6 +166,7 @@ def tiny_bundle(
                     bos_id=None,
                     eos_ids=(END,),
                     tasks={"asr": "Write down what is said.", "qa": "Answer: {}"},
+                    written="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
                 ),
                 lora=Lora(rank=8, alpha=32.0, targets=("q_proj", "v_proj")),
                 sources=(),

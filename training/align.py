@@ -33,6 +33,7 @@ from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector, QFormerDims
 from training.heads import TeacherHead, WordHead
 from training.instructions import ANSWERS, captions, words_of
+from training.precision import autocast
 from training.resume import Run
 from training.shards import WORK, Record, Shard, is_validation
 from training.weights import smollm2_state, smollm2_tokenizer
@@ -89,6 +90,14 @@ SHARES = {
     "mixture": 0.13,
     "noise": 0.02,
 }
+
+
+def share(text: str) -> tuple[str, float]:
+    """`foreign=0.2` on a command line: another share than SHARES has."""
+    kind, value = text.split("=")
+    if kind not in SHARES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(SHARES)}, got {kind!r}")
+    return kind, float(value)
 
 
 def kind_of(record: Record) -> str:
@@ -187,8 +196,8 @@ class Clips(Encoded):
         lengths = torch.tensor([len(ids) for ids in chosen])
         return (ctc(log_probs, chosen) / lengths).mean()
 
-    def balanced(self, n: int, r: random.Random) -> list[Clip]:
-        """About `n` training clips in the proportions of SHARES, rare sound classes raised."""
+    def balanced(self, n: int, r: random.Random, shares: dict[str, float] = SHARES) -> list[Clip]:
+        """About `n` training clips in proportion to `shares`, rare sound classes raised."""
         by_kind: dict[str, list[Clip]] = {}
         for s, i in self.train:
             by_kind.setdefault(kind_of(self.shards[s].records[i]), []).append((s, i))
@@ -208,7 +217,7 @@ class Clips(Encoded):
                 ]
             elif kind == "speech":
                 weights = [speech_weight(self.shards[s].name) for s, _ in pool]
-            chosen += r.choices(pool, weights, k=int(n * SHARES[kind]))
+            chosen += r.choices(pool, weights, k=int(n * shares[kind]))
         return chosen
 
 
@@ -276,6 +285,7 @@ def main() -> None:
     parser.add_argument("--name", default="align", help="folder of the run")
     parser.add_argument("--queries", type=int, default=NANO.n_queries, help="a window")
     parser.add_argument("--window", type=int, default=NANO.window_frames, help="frames of 20 ms")
+    parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
     parser.add_argument("--no-audio", action="store_true", help="without the small BEATs")
     options = parser.parse_args()
     dims = dataclasses.replace(
@@ -383,19 +393,20 @@ def main() -> None:
             pending = judged.batches(judged.train, options.windows, shuffle)
         batch = pending.pop()
         speech, audio = judged.features(batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             soft = soft_tokens(connector, noised(speech), noised(audio))
         loss = F.binary_cross_entropy_with_logits(
             teacher_head(soft.float()), judged.probabilities(batch), reduction="none"
         )
         return loss.sum(1).mean()
 
+    shares = SHARES | dict(options.shares)
     shuffle, losses = random.Random(options.seed + run.step), []
     judgements: list[float] = []
     pending: list[list[Clip]] = []
     checked = run.elapsed
     while run.done < 1:
-        for batch in clips.batches(clips.balanced(2000, shuffle), options.windows, shuffle):
+        for batch in clips.batches(clips.balanced(2000, shuffle, shares), options.windows, shuffle):
             if run.done >= 1:
                 break
             rate = options.lr * min(1, (run.step + 1) / 200)
@@ -404,7 +415,7 @@ def main() -> None:
             speech, audio = clips.features(batch)
             # A published connector comes without its blank, which has to be found first.
             blind = blank and not blank.exists() and run.step < 80
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 with torch.set_grad_enabled(not blind):
                     soft = soft_tokens(connector, noised(speech), noised(audio))
                 log_probs, norm_error = head(soft)

@@ -25,6 +25,7 @@ from kokanee.benchmarks.heldout import CLASS_NAMES
 from kokanee.engine.features import fbank
 from kokanee.export.reference import BEATs, BeatsDims
 from training.augment import F32, coloured, coloured_noise, faster, in_room, invented
+from training.precision import autocast
 from training.resume import Run
 from training.shards import WORK, Shard, is_validation
 from training.teacher import MEANS, N_CLASSES, Teacher
@@ -242,7 +243,7 @@ def main() -> None:
         rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.done))
         optimizer.param_groups[0]["lr"] = rate
         x, soft, hard, known = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             taught, ours = model(x)
         n_patches = min(taught.shape[1], soft.shape[1])
         taught_loss = loss_of(taught[:, :n_patches].float(), soft[:, :n_patches]).sum(2).mean()

@@ -1,9 +1,12 @@
 """What happens to a sound on its way to a microphone: pitch, rooms, the telephone, noise, level."""
 
+import io
 import math
 
 import numpy as np
 import numpy.typing as npt
+import soundfile as sf
+import soxr
 
 F32 = npt.NDArray[np.float32]
 RATE = 16_000
@@ -31,6 +34,23 @@ def telephone(pcm: F32) -> F32:
     hz = np.fft.rfftfreq(len(pcm), 1 / RATE)
     spectrum[(hz < 300) | (hz > 3400)] = 0
     return np.fft.irfft(spectrum, len(pcm)).astype(np.float32)
+
+
+def coded(pcm: F32, codec: str) -> F32:
+    """Through a line of 8 kHz and its codec, `GSM610` or `ULAW`; as long as before."""
+    line = io.BytesIO()
+    narrow = np.clip(soxr.resample(pcm, RATE, 8_000), -1, 1)
+    sf.write(line, narrow, 8_000, format="WAV", subtype=codec)
+    line.seek(0)
+    heard, _ = sf.read(line, dtype="float32")
+    wide = np.asarray(soxr.resample(heard, 8_000, RATE), np.float32)[: len(pcm)]
+    return np.pad(wide, (0, len(pcm) - len(wide)))
+
+
+def on_a_line(pcm: F32, rng: np.random.Generator) -> F32:
+    """As one of three telephones would pass it on."""
+    kind = int(rng.integers(3))
+    return telephone(pcm) if kind == 0 else coded(pcm, ("GSM610", "ULAW")[kind - 1])
 
 
 def coloured_noise(n: int, rng: np.random.Generator, slope: float) -> F32:
@@ -83,21 +103,23 @@ def peaked(pcm: F32, peak: float) -> F32:
     return (pcm * (peak / max(1e-5, float(np.abs(pcm).max())))).astype(np.float32)
 
 
-def spoken(pcm: F32, rng: np.random.Generator, *, pitch: float = 0.0) -> F32:
+def spoken(pcm: F32, rng: np.random.Generator, *, pitch: float = 0.0, line: float = 0.15) -> F32:
     """A recorded voice: another pitch, a room, a telephone, noise, silence around, another level.
 
     Args:
         pcm: [n_samples].
         rng: Decides.
         pitch: natural logarithm of the greatest change of speed, either way.
+        line: how often it comes through a telephone.
     """
     if pitch and rng.random() < 0.7:
         pcm = faster(pcm, math.exp(rng.uniform(-pitch, pitch)))
     if rng.random() < 0.15:
         pcm = in_room(pcm, rng)
-    if rng.random() < 0.15:
-        pcm = telephone(pcm)
+    on_line = rng.random() < line
     pcm = peaked(pcm, 10 ** (rng.uniform(-20, -1) / 20))
+    if on_line:
+        pcm = on_a_line(pcm, rng)
     before, after = (rng.uniform(0, 0.3, 2) * RATE).astype(int)
     pcm = np.pad(pcm, (before, after))
     if rng.random() < 0.5:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from kokanee.benchmarks.heldout import class_of, normalised, word_error_rate
 from kokanee.benchmarks.spoken_questions import same_answer
 from kokanee.export.reference import Connector
-from training.align import NANO, Clip, Clips, kind_of, noised, soft_tokens
+from training.align import NANO, SHARES, Clip, Clips, kind_of, noised, share, soft_tokens
 from training.heads import WordHead
 from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
+from training.precision import autocast
 from training.questions import ANSWERS as ANSWERED
 from training.resume import Run
 from training.shards import WORK, Record, Shard
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument(
         "--written", type=int, default=0, help="questions a batch that nobody has spoken"
     )
+    parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
     parser.add_argument("--every", type=float, default=10, help="minutes between validations")
     parser.add_argument("--check", type=int, default=24, help="clips of a kind a validation")
     parser.add_argument("--name", default="instruct", help="folder of the run")
@@ -183,16 +185,17 @@ def main() -> None:
 
     print(f"{len(clips.train)} + {len(clips.validation)} clips, at {run.elapsed:.1f} minutes")
     r, losses, n_seen, began = random.Random(options.seed + run.step), [], 0, time.monotonic()
+    shares = SHARES | dict(options.shares)
     checked = run.elapsed
     while run.done < 1:
-        for batch in clips.batches(clips.balanced(600, r), options.windows, r):
+        for batch in clips.batches(clips.balanced(600, r, shares), options.windows, r):
             if run.done >= 1:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * min(1, (run.step + 1) / 60)
                 group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * run.done))
             speech, audio = clips.features(batch)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 soft = soft_tokens(connector, noised(speech), noised(audio)).float()
                 log_probs, norm_error = head(soft)
             tasks = [task(clips.shards[s].records[i], r) for s, i in batch]

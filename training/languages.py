@@ -24,6 +24,7 @@ from kokanee.benchmarks.heldout import is_held_out
 from training.augment import F32, RATE, spoken
 from training.shards import Record, write
 from training.texts import foreign
+from training.voices import pico
 
 LANGUAGES = {
     "cs": "Czech",
@@ -40,6 +41,8 @@ FESTIVAL = {
     "it": ("lp_diphone", "pc_diphone"),
     "ru": ("msu_ru_nsh_clunits",),
 }
+PICO = {"fr": "fr-FR", "es": "es-ES", "it": "it-IT"}
+ON_A_LINE = 0.5  # many real recordings of speech are of telephones
 VARIANTS = ("", "+f2", "+m3", "+f4", "+m7", "+klatt2")
 
 
@@ -80,12 +83,16 @@ def recordings(tree: Path) -> Iterator[tuple[str, str, str, Path]]:
 
 
 def synthetic(tree: Path, n_each: int, seed: int) -> Iterator[tuple[str, str, str, F32]]:
-    """The game's translations read by espeak-ng and festival."""
+    """The game's translations read by espeak-ng, festival and SVOX Pico."""
     r = random.Random(seed)
     for code in LANGUAGES:
         texts = foreign(tree, code)
+        speak = pico(PICO[code]) if code in PICO else None
         for i, text in enumerate(r.sample(texts, min(n_each, len(texts)))):
             voices = FESTIVAL.get(code, ())
+            if speak and i % 3 == 0:
+                yield f"tts-{code}-pico", str(i), code, np.asarray(speak(text), np.float32)
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 wav = Path(folder) / "a.wav"
                 if voices and i % 2:
@@ -116,11 +123,14 @@ def clips(tree: Path, seed: int) -> Iterator[tuple[Record, F32]]:
             continue
         if len(pcm) > 0.5 * RATE:
             record = {"source": package, "name": name, "kind": "speech", "text": ""}
-            yield {**record, "language": LANGUAGES[code]}, spoken(pcm[:LONGEST], rng, pitch=0.12)
-    for source, name, code, pcm in synthetic(tree, 130, seed):
+            record["language"] = LANGUAGES[code]
+            for _ in range(2):  # in two rooms, on two lines
+                yield record, spoken(pcm[:LONGEST], rng, pitch=0.12, line=ON_A_LINE)
+    for source, name, code, pcm in synthetic(tree, 240, seed):
         if 0.5 * RATE < len(pcm) < 2 * LONGEST:
             record = {"source": source, "name": name, "kind": "speech", "text": ""}
-            yield {**record, "language": LANGUAGES[code]}, spoken(pcm[:LONGEST], rng, pitch=0.12)
+            record["language"] = LANGUAGES[code]
+            yield record, spoken(pcm[:LONGEST], rng, pitch=0.12, line=ON_A_LINE)
 
 
 def main() -> None:

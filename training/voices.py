@@ -1,5 +1,6 @@
 """Synthetic speech from the voices that Debian and PyPI carry."""
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -62,10 +63,30 @@ def _joe() -> Speak:
     return speak
 
 
+def pico(language: str) -> Speak:
+    """SVOX Pico (Apache-2.0, PyPI package ttspico): en-US, en-GB, de-DE, es-ES, fr-FR, it-IT."""
+    import ttspico
+
+    engine = ttspico.TtsEngine(language)
+    draw = np.random.default_rng(9)
+
+    def speak(text: str) -> np.ndarray:
+        speed, pitch = int(draw.integers(75, 125)), int(draw.integers(80, 126))
+        plain = re.sub(r"[<>&]", " ", text)
+        said = engine.speak(
+            f'<speed level="{speed}"><pitch level="{pitch}">{plain}</pitch></speed>'
+        )
+        return np.frombuffer(said, np.int16).astype(np.float32) / 32768  # 16 kHz
+
+    return speak
+
+
 def voices() -> dict[str, Callable[[], Speak]]:
     """Name to a function that loads the voice."""
     espeak = ("en-us+f2", "en-us+m3", "en-gb+f4", "en-gb-x-rp+m1", "en-us+klatt4")
     table: dict[str, Callable[[], Speak]] = {"hibari-heart": _hibari, "piper-joe": _joe}
+    for name in ("en-US", "en-GB"):
+        table[f"pico-{name}"] = lambda n=name: pico(n)
     for i, name in enumerate(espeak):
         rate = str(135 + 12 * i)
         table[f"espeak-{name}"] = lambda n=name, s=rate: _command(

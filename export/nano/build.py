@@ -88,6 +88,7 @@ PROMPT = PromptFormat(
         "sound": "What do you hear?",
         "music": "Is there music?",
     },
+    written="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
     no_repeat_ngram_size=4,  # it goes round in circles otherwise (docs/nano.md has figures)
 )
 LORA = Lora(rank=32, alpha=128.0, targets=("q_proj", "v_proj"))

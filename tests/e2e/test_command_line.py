@@ -18,11 +18,12 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from kokanee.engine import read_manifest
+from kokanee.engine import Engine, read_manifest
 from kokanee.engine.manifest import verify_files
 from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
 from kokanee.runtime.__main__ import main
 from kokanee.runtime.bundle import BuildProgress
+from kokanee.runtime.cascade import punctuated
 
 QUESTION = "What do you hear?"
 
@@ -107,6 +108,36 @@ def test_a_raw_prompt_equal_to_the_template_answers_the_same(
     template = "<|im_start|>user\n<SpeechHere>\nWho?<|im_end|>\n<|im_start|>assistant\n"
     raw = run("ask", tiny, wav, "--raw-prompt", template, "--max-new-tokens", "6").out
     assert run("ask", tiny, wav, "Who?", "--max-new-tokens", "6").out == raw
+
+
+def test_a_spoken_question_is_written_down_and_answered_in_writing(
+    run: Run, tiny: Path, wav: Path
+) -> None:
+    run("ask", tiny, wav, "--cascade", "--max-new-tokens", "6", "--json")
+    report = json.loads(run.out)
+    assert run.err == ""
+    words = json.loads(run("ask", tiny, wav, "--task", "asr", "--json").out)["text"]
+    assert report["question"] == punctuated(words) != ""
+    with Engine.open(tiny) as engine, engine.session() as session:
+        answer = session.ask_in_writing(report["question"], max_new_tokens=6)
+        assert report["ids"] == answer.all_ids()
+    assert {"transcript", "first_token"} <= report["timings_ms"].keys()
+    run("ask", tiny, wav, "--cascade", "--max-new-tokens", "6")
+    assert run.out == report["text"] + "\n"
+    assert f"(asked: {report['question']})" in run.err
+
+
+def test_a_bundle_without_a_template_for_writing_says_so(
+    run: Run, tiny: Path, wav: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny, tmp_path / "older")
+    path = tmp_path / "older" / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["prompt"]["written"]
+    path.write_text(json.dumps(manifest), "utf-8")
+    run("ask", tmp_path / "older", wav, "--cascade")
+    assert (run.code, run.out) == (2, "")
+    assert "no template for questions without a sound" in run.err
 
 
 def test_a_tenth_of_a_second_is_heard_with_silence_behind(
@@ -255,6 +286,8 @@ def test_a_damaged_bundle_is_refused_by_name(
         ("ask", "x.wav"),
         ("ask", "x.wav", "Who?", "--temperature", "-1"),
         ("ask", "x.wav", "--task", "asr", "--raw-prompt", "<SpeechHere>"),
+        ("ask", "x.wav", "--cascade", "--lora-scale", "2"),
+        ("ask", "x.wav", "Who?", "--cascade"),
         ("hear", "x.wav"),
         ("trace", "x.wav", "Who?"),
     ],

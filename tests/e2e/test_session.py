@@ -314,3 +314,48 @@ def test_an_answer_read_after_close_is_cancelled(tiny_engine: Engine) -> None:
     answer = session.ask("B?")
     session.close()
     assert (answer.text(), answer.finish_reason) == ("", "cancelled")
+
+
+def test_what_is_asked_in_writing_is_answered_whatever_was_heard(tiny_engine: Engine) -> None:
+    with tiny_engine.session(n_ctx=256) as fresh, tiny_engine.session(n_ctx=256) as used:
+        ids = fresh.ask_in_writing("Who?", max_new_tokens=8).all_ids()
+        used.hear(noise(2.0))
+        heard = used.ask(QUESTION, max_new_tokens=8).all_ids()
+        assert used.ask_in_writing("Who?", max_new_tokens=8).all_ids() == ids
+        with pytest.raises(ValueError, match="nothing was heard"):
+            used.ask(QUESTION)
+        used.hear(noise(2.0))  # with the adapter again
+        assert used.ask(QUESTION, max_new_tokens=8).all_ids() == heard
+
+
+def test_the_adapter_is_off_in_writing_unless_it_is_asked_for(tiny_engine: Engine) -> None:
+    with tiny_engine.session(n_ctx=256) as session:
+        bare = session.ask_in_writing("Who?", max_new_tokens=12).all_ids()
+        assert session.ask_in_writing("Who?", max_new_tokens=12, lora_scale=0.0).all_ids() == bare
+        assert session.ask_in_writing("Who?", max_new_tokens=12, lora_scale=4.0).all_ids() != bare
+
+
+def test_a_turn_in_writing_can_be_kept(tiny_engine: Engine) -> None:
+    with tiny_engine.session(n_ctx=256) as session:
+        answer = session.ask_in_writing("Who?", max_new_tokens=4)
+        answer.all_ids()
+        kept = session.keep()
+        assert kept.seconds == 0
+        assert kept.n_positions == session.n_used
+        session.hear(noise(1.5))
+        assert session.ask(QUESTION, max_new_tokens=4).all_ids()
+
+
+def test_a_question_in_writing_that_does_not_fit_leaves_what_was_heard(
+    tiny_engine: Engine,
+) -> None:
+    with tiny_engine.session(n_ctx=64) as session:
+        session.hear(noise(1.0))
+        ids = session.ask("Who?", max_new_tokens=4).all_ids()
+        with pytest.raises(ContextFull, match="the question"):
+            session.ask_in_writing("word " * 80)
+        assert session.ask("Who?", max_new_tokens=4).all_ids() == ids
+        with pytest.raises(ValueError, match="max_new_tokens"):
+            session.ask_in_writing("Who?", max_new_tokens=0)
+    with pytest.raises(SessionClosed):
+        session.ask_in_writing("Who?")

@@ -97,11 +97,13 @@ def test_what_is_written_is_what_is_read(folder: Path) -> None:
     assert manifest.policy.min_s == 1.0
 
 
-def test_what_is_younger_than_the_format_may_be_missing(folder: Path) -> None:
-    assert read_manifest(folder).prompt.no_repeat_ngram_size == 0
+def test_what_is_younger_than_the_format_may_be_missing() -> None:
     manifest = manifest_dict()
-    manifest["prompt"]["no_repeat_ngram_size"] = 4
-    assert Manifest.from_json(json.dumps(manifest)).prompt.no_repeat_ngram_size == 4
+    prompt = Manifest.from_json(json.dumps(manifest)).prompt
+    assert (prompt.no_repeat_ngram_size, prompt.written) == (0, None)
+    manifest["prompt"] |= {"no_repeat_ngram_size": 4, "written": "USER: {}"}
+    prompt = Manifest.from_json(json.dumps(manifest)).prompt
+    assert (prompt.no_repeat_ngram_size, prompt.written) == (4, "USER: {}")
 
 
 def drop_dims(d: dict[str, Any]) -> None:
@@ -126,6 +128,14 @@ def other_format(d: dict[str, Any]) -> None:
 
 def two_slots(d: dict[str, Any]) -> None:
     d["prompt"]["template"] += "<SpeechHere>"
+
+
+def written_with_a_sound(d: dict[str, Any]) -> None:
+    d["prompt"]["written"] = "<SpeechHere> {}"
+
+
+def written_without_a_question(d: dict[str, Any]) -> None:
+    d["prompt"]["written"] = "USER:"
 
 
 def negative_size(d: dict[str, Any]) -> None:
@@ -153,6 +163,8 @@ def missing_graph(d: dict[str, Any]) -> None:
         (bool_for_int, r"manifest\.dims\.n_heads: expected int, got True"),
         (other_format, r"expected 3, got 99"),
         (two_slots, r"<SpeechHere> once"),
+        (written_with_a_sound, r"prompt\.written: expected \{\} once and no <SpeechHere>"),
+        (written_without_a_question, r"prompt\.written: expected \{\} once"),
         (negative_size, r"no_repeat_ngram_size: expected 0 or more, got -1"),
         (unknown_choice, r"expected one of \['cut', 'segment'\], got 'loop'"),
         (unlisted_file, r"tokenizer\.json is used but not listed"),

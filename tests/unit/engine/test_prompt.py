@@ -1,16 +1,18 @@
+import dataclasses
 import re
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from kokanee.engine.manifest import PromptFormat
-from kokanee.engine.prompt import fill, tokenise
+from kokanee.engine.prompt import fill, fill_written, tokenise
 
 SALMONN = PromptFormat(
     template="USER: <Speech><SpeechHere></Speech> {}\nASSISTANT:",
     bos_id=1,
     eos_ids=(2,),
     tasks={"asr": "Write it down.", "QA": "Answer: {} Be brief."},
+    written="USER: {}\nASSISTANT:",
 )
 
 
@@ -78,3 +80,15 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)):
         fill(SALMONN, question, task=task, raw=raw)
+
+
+def test_a_question_without_a_sound_has_a_template_of_its_own() -> None:
+    assert fill_written(SALMONN, " Is {} a pair? ") == "USER: Is {} a pair?\nASSISTANT:"
+
+
+def test_a_question_without_a_sound_needs_words_and_a_template() -> None:
+    with pytest.raises(ValueError, match="expected some words"):
+        fill_written(SALMONN, " ")
+    older = dataclasses.replace(SALMONN, written=None)
+    with pytest.raises(ValueError, match=r"no template .* \(prompt.written"):
+        fill_written(older, "Who?")

@@ -42,6 +42,7 @@ RESULT: dict[str, Any] = {
     ],
     "streamed": {"mode": "fast", "equal_answers": {}, "figures": {"a": difference(-0.5)}},
     "by_phrase": {"longest_s": 8.0, "equal_answers": {}, "figures": {"a": difference(-0.25)}},
+    "cascade": {"equal_answers": {}, "figures": {"a": difference(0.75)}},
 }
 
 
@@ -59,6 +60,7 @@ def test_everything_is_in_a_table() -> None:
     assert "10.0 to 40.0" in text
     assert "bird 3, none of these 2, ..." in text
     assert "Cut at pauses into 8 s at most, beside whole clips" in text
+    assert "Questions answered in writing, beside at once" in text
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_folders() -> None:

@@ -1,0 +1,31 @@
+"""Words that were heard, as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kokanee.runtime.cascade import punctuated
+
+
+@pytest.mark.parametrize(
+    ("heard", "written"),
+    [
+        ("what is the capital of france", "What is the capital of france?"),
+        ("What's a tiger", "What's a tiger?"),
+        ("whatever you say", "Whatever you say."),
+        ("tell me about the moon", "Tell me about the moon."),
+        ("can i swim", "Can I swim?"),
+        (" is it  cold ", "Is it cold?"),
+        ("Stop!", "Stop!"),
+        ("What is it?", "What is it?"),
+        ("", ""),
+    ],
+)
+def test_a_question_gets_its_capital_and_its_mark(heard: str, written: str) -> None:
+    assert punctuated(heard) == written
+
+
+@given(st.text())
+def test_what_is_punctuated_stays_as_it_is(heard: str) -> None:
+    once = punctuated(heard)
+    assert punctuated(once) == once
