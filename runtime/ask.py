@@ -141,7 +141,7 @@ def hear_and_answer_in_writing(
     """
     heard = session.hear(audio.pcm)
     started = time.perf_counter()
-    question = written_question(session, sampling=sampling)
+    question = written_question(session.ask(task="asr", sampling=sampling).text())
     timings_ms = heard.timings_ms | {"transcript": _ms_since(started)}
     heard = dataclasses.replace(heard, timings_ms=timings_ms)
     if not question:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 
-from kokanee.engine import BeamSearch, Sampling, Session
-
 NOTHING = "Nothing is said."  # nano's answer where nobody speaks
 _ASKS = re.compile(
     r"(what|which|who|whom|whose|where|when|why|how|is|are|am|was|were|do|does|did|can|could|will"
@@ -35,12 +33,7 @@ def punctuated(words: str) -> str:
     return words[0].upper() + words[1:] + mark
 
 
-def written_question(session: Session, *, sampling: Sampling | BeamSearch | None = None) -> str:
-    """The words that a session heard, as a question for `Session.ask_in_writing`; "" if none.
-
-    Raises:
-        ContextFull: the task's wording does not fit.
-        ValueError: nothing was heard, or the bundle has no task "asr".
-    """
-    words = session.ask(task="asr", sampling=sampling).text().strip()
+def written_question(transcript: str) -> str:
+    """A transcript as a question for `Session.ask_in_writing`; "" where nobody speaks."""
+    words = transcript.strip()
     return "" if words == NOTHING else punctuated(words)

@@ -361,7 +361,7 @@ def _hearing(session: Session, how: str) -> Ask:
 
 def _in_writing(session: Session, pcm: npt.NDArray[np.float32]) -> str:
     session.hear(pcm)
-    question = written_question(session)
+    question = written_question(session.ask(task="asr").text())
     most = max_new_tokens(pcm)
     return session.ask_in_writing(question, max_new_tokens=most).text() if question else ""
 

@@ -35,6 +35,7 @@ Examples:
   kokanee listen
   kokanee listen --ask "What is said?" --ask "Is anybody upset?"
   kokanee listen --ask-sound "What do you hear?" --json | jq -r 'select(.event=="final").text'
+  kokanee listen --cascade
   kokanee listen --push-to-talk --mic "USB"
   kokanee listen salmonn-7b/ --file meeting.wav --realtime --record heard.wav
 """
@@ -48,6 +49,11 @@ Examples:
 @click.option("--task", "tasks", multiple=True, help="A named task of the bundle, likewise.")
 @click.option("--raw-prompt", metavar="TEXT", help="A whole prompt with <SpeechHere> in it.")
 @click.option("--ask-sound", "sound_questions", multiple=True, help="Asked about what is no voice.")
+@click.option(
+    "--cascade",
+    is_flag=True,
+    help="Have the bare language model answer what was said, once it is written down.",
+)
 @click.option(
     "--sounds/--no-sounds",
     help="Sounds that are no voices open turns too.  [default: with --ask-sound]",
@@ -201,7 +207,7 @@ def command(
                 json=as_json,
                 plain=plain,
                 levels=levels,
-                n_answers=max(1, len(listening.questions)),
+                n_answers=max(1, len(listening.questions)) + listening.cascade,
             )
             with listener:
                 try:
@@ -223,6 +229,7 @@ def _listening(
     tasks: tuple[str, ...],
     raw_prompt: str | None,
     sound_questions: tuple[str, ...],
+    cascade: bool,
     sounds: bool | None,
     mode: str,
     partials: float | None,
@@ -246,6 +253,7 @@ def _listening(
         return Listening(
             questions=tuple(asked),
             sound_questions=tuple(Ask(question=q) for q in sound_questions),
+            cascade=cascade,
             streaming=STREAMING[mode],
             turns=TurnDetection(
                 threshold=threshold,

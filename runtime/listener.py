@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
-from kokanee.engine import Engine
+from kokanee.engine import Engine, Session
 from kokanee.engine.features import SAMPLE_RATE
 
 from .ears import Ears
@@ -31,6 +31,7 @@ from .updates import Level, Update
 from .vad import SileroVAD, VoiceDetector
 
 LEVEL_S = 0.1
+_TEMPLATE = 64  # positions for what stands around a question in writing, and to spare
 _TICK_S = 0.05  # how long to wait for sound before a level is told all the same
 
 
@@ -65,6 +66,7 @@ class Listener:
         self._session = engine.session(
             n_ctx=how.n_ctx, lora_scale=how.lora_scale, policy=unpadded(engine.manifest.policy)
         )
+        self._writer: Session | None = None
         # Half of the context is for earlier turns, if any are kept.
         n_turn = self._session.n_ctx // (2 if how.memory_turns else 1)
         try:
@@ -72,6 +74,9 @@ class Listener:
         except ValueError:
             self._session.close()
             raise
+        if how.cascade:  # beside it: a sound that is followed must not make room for text
+            n_ctx = _TEMPLATE + 2 * how.max_new_tokens
+            self._writer = engine.session(n_ctx=min(n_ctx, engine.manifest.dims.n_positions))
         self.longest_s = turns.max_turn_s
         """Seconds after which a turn is closed, for want of room or because the settings say so."""
         self._source = source
@@ -92,6 +97,7 @@ class Listener:
             source=source,
             is_closing=self._closing.is_set,
             meanwhile=self._level,
+            writer=self._writer,
         )
         self._ears.begin(
             on_start=self._taking.cancel if how.barge_in else _nothing,
@@ -142,6 +148,8 @@ class Listener:
             self._thread.join()
         self._updates.close()
         self._session.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def __iter__(self) -> Iterator[Update]:
         """The updates, as they come; a second loop goes on where the first one stopped."""

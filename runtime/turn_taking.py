@@ -23,6 +23,7 @@ from kokanee.engine import Answer, Hearing, Session
 from kokanee.engine.errors import Interrupted
 from kokanee.engine.features import SAMPLE_RATE
 
+from .cascade import written_question
 from .ears import Ears, Stretch
 from .endpoint import End, Mark, Pause, Resume, Start
 from .listening import Ask, Listening, Tally
@@ -77,6 +78,7 @@ class TurnTaking:
         source: Source,
         is_closing: Callable[[], bool],
         meanwhile: Callable[[], Iterator[Update]],
+        writer: Session | None = None,
     ) -> None:
         """No turn is open.
 
@@ -89,9 +91,11 @@ class TurnTaking:
             source: whose name is told, and that decides whether sound waits.
             is_closing: asked between the pieces of work.
             meanwhile: updates to be told between the pieces of an answer.
+            writer: answers in writing what the first answer has written down, if it is there.
         """
         self.tally = Tally()
         self._session, self._ears, self._how, self._source = session, ears, how, source
+        self._writer = writer
         self._questions, self._n_turn = questions, n_turn
         self._is_closing, self._meanwhile = is_closing, meanwhile
         self._tape: deque[tuple[int, F32]] = deque()  # (index of the first sample, samples)
@@ -258,9 +262,22 @@ class TurnTaking:
             yield from self._give(turn, end, ask, answer, decided, latencies)
             if answer.cancelled:
                 break
+        else:
+            yield from self._answer_in_writing(turn, end, given[0].text(), decided, latencies)
         if self._how.memory_turns:
             yield from self._remember(turn, given[0])
         self._session.rest()  # now, while nobody waits for anything
+
+    def _answer_in_writing(
+        self, turn: _Turn, end: End, words: str, decided: float, latencies: dict[str, float]
+    ) -> Iterator[Update]:
+        """What the bare language model has to say to a transcript; the sound stays where it is."""
+        if self._writer is None or end.kind == "sound" or not (text := written_question(words)):
+            return
+        answer = self._writer.ask_in_writing(
+            text, sampling=self._how.sampling, max_new_tokens=self._how.max_new_tokens
+        )
+        yield from self._give(turn, end, Ask(question=text), answer, decided, latencies)
 
     def _give(
         self,

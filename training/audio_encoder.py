@@ -37,6 +37,7 @@ NANO = BeatsDims(
     encoder_attention_heads=8,
     encoder_ffn_embed_dim=1024,
 )
+PUBLISHED = Path("export/nano/audio_encoder.safetensors")
 LABELS = (*MEANS, "music", "speech")
 RATE = 16_000
 
@@ -63,10 +64,13 @@ class Classifier(nn.Module):
 
 
 def trained() -> BEATs:
-    """The encoder as trained so far, frozen."""
-    model = Classifier()
-    model.load_state_dict(load_file(WORK / "audio_encoder" / "model.safetensors"))
-    return model.beats.eval().requires_grad_(False)
+    """The encoder as trained so far, or as published where no run is; frozen."""
+    path = WORK / "audio_encoder" / "model.safetensors"
+    state = load_file(path if path.exists() else PUBLISHED)
+    beats = BEATs(NANO)
+    names = {k: v.float() for k, v in state.items() if not k.startswith(("teacher_head", "head"))}
+    beats.load_state_dict({k.removeprefix("beats."): v for k, v in names.items()})
+    return beats.eval().requires_grad_(False)
 
 
 def label_of_record(record: dict[str, Any]) -> int | None:

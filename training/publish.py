@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kokanee.benchmarks.evaluation_sets import SETS
+from training.audio_encoder import trained
 from training.shards import WORK, Shard, is_validation
 
 # What no package's copyright file says.
@@ -26,7 +27,7 @@ LICENCES = {
     "made": "Apache-2.0 (this repository)",
     "mixtures": "as their parts",
     "tts": "own sentences, fortunes, games' dialogues; espeak-ng, flite, festival, hibari-tts"
-    " (Apache-2.0), piper joe (MIT)",
+    " and SVOX Pico (Apache-2.0), piper joe (MIT)",
 }
 PACKAGE_OF = {"fotaq": "flight-of-the-amazon-queen"}
 
@@ -98,13 +99,8 @@ def main() -> None:
     parser.add_argument("--commands", type=Path, help="text file, one command a line")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    beats = {
-        k.removeprefix("beats."): v
-        for k, v in load_file(WORK / "audio_encoder" / "model.safetensors").items()
-        if k.startswith("beats.")
-    }
     parts: dict[str, dict[str, Tensor]] = {
-        "audio_encoder": beats,
+        "audio_encoder": trained().state_dict(),
         "connector": load_file(WORK / "instruct" / "connector.safetensors"),
         "lora": load_file(WORK / "instruct" / "lora.safetensors"),
     }

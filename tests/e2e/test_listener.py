@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from kokanee.engine import EXACT, FAST, Engine, Sampling, Session, Streaming
 from kokanee.engine.errors import Interrupted
 from kokanee.engine.growing import GrowingSound
+from kokanee.runtime.cascade import punctuated
 from kokanee.runtime.endpoint import End, Endpointer, Start, TurnDetection
 from kokanee.runtime.listener import Listener
 from kokanee.runtime.listening import Ask, Listening, unpadded
@@ -656,6 +657,47 @@ def test_who_speaks_up_ends_all_questions_of_the_turn(tiny_engine: Engine) -> No
     ]
 
 
+def test_what_was_said_is_answered_in_writing(tiny_engine: Engine) -> None:
+    how = dataclasses.replace(HOW, cascade=True, memory_turns=1)
+    pcm = scene(0.3, 0.8, 0.5, 0.8, 0.5)
+    plain = finals(told(tiny_engine, Playback([pcm]), dataclasses.replace(how, cascade=False)))
+    got = finals(told(tiny_engine, Playback([pcm]), how))
+    assert [final.turn for final in got] == [1, 1, 2, 2]
+    # The sound, its transcript and the memory are as without it.
+    assert [final.ids for final in got[::2]] == [final.ids for final in plain]
+    with tiny_engine.session() as session:
+        for heard, answered in zip(got[::2], got[1::2], strict=True):
+            assert answered.question == punctuated(heard.text)
+            answer = session.ask_in_writing(
+                answered.question, sampling=how.sampling, max_new_tokens=how.max_new_tokens
+            )
+            assert answered.ids == tuple(answer.all_ids())
+            assert answered.start_s == heard.start_s
+
+
+def test_who_speaks_up_stops_an_answer_in_writing_too(tiny_engine: Engine) -> None:
+    source = Fed(scene(0.3, 0.5, 0.5))
+    how = dataclasses.replace(HOW, cascade=True, max_new_tokens=400)
+    with listener(tiny_engine, source, how) as one:
+        given: list[Final] = []
+        fed = False
+        for update in one:
+            if isinstance(update, Piece) and update.question != "asr" and not fed:
+                fed = True
+                source.feed(scene(0.05, 0.5, 0.5))
+                wait_for(lambda: one._ears.has_start)
+                source.feed(None)
+            if isinstance(update, Final):
+                given.append(update)
+    stopped = [(final.turn, final.question == "asr") for final in given if _was_stopped(final)]
+    assert stopped == [(1, False)]
+    assert [final.turn for final in given] == [1, 1, 2, 2]
+
+
+def _was_stopped(final: Final) -> bool:
+    return final.finish_reason == "cancelled"
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 MEMORY = dataclasses.replace(HOW, memory_turns=3, max_new_tokens=8, n_ctx=300)
@@ -1047,6 +1089,7 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
             {"sound_questions": (Ask(raw_prompt="<SpeechHere>", question="What?"),)},
             "a raw prompt is the whole text",
         ),
+        ({"cascade": True, "questions": (Ask(question="Who?"),)}, "first question is the task"),
         ({"n_ctx": 76}, r"n_ctx: 76 positions have room for 0\.\d s of sound beside question"),
         ({"n_ctx": 150, "memory_turns": 1}, r"n_ctx: 150 positions have room for 0\.\d s"),
         ({"n_ctx": 5000}, "n_ctx: expected 1 to 1024, got 5000"),
