@@ -61,15 +61,20 @@ def soft_tokens(connector: Connector, speech: Tensor, audio: Tensor) -> Tensor:
     return soft.reshape(len(speech), -1, connector.dims.d_model)
 
 
-def started(path: Path) -> dict[str, Tensor]:
-    """A published connector's weights for this one: what read the audio stream starts at zero."""
+def started(path: Path, dims: QFormerDims = NANO) -> dict[str, Tensor]:
+    """A published connector's weights for this one: what read the audio stream starts at zero.
+
+    Of another number of queries the first ones are taken, or all of them again.
+    """
     state = load_file(path)
-    fresh = Connector(NANO).state_dict()
+    fresh = Connector(dims).state_dict()
     out = {}
     for name, tensor in fresh.items():
         given = state[name].float()
         if given.shape == tensor.shape:
             out[name] = given
+        elif name == "speech_query_tokens":
+            out[name] = given[:, [i % given.shape[1] for i in range(dims.n_queries)]]
         elif given.dim() == 2:  # keys and values of the cross-attention
             out[name] = torch.zeros_like(tensor)
             out[name][:, : NANO.d_speech] = given[:, : NANO.d_speech]
@@ -116,9 +121,10 @@ def speech_weight(shard: str) -> float:
 class Encoded:
     """Clips of several shards whose features are on disk, in batches of equal length."""
 
-    def __init__(self, shards: list[Shard], *, hears: bool = True) -> None:
+    def __init__(self, shards: list[Shard], *, hears: bool = True, stride: int = 17) -> None:
         self.shards = shards
         self.hears = hears
+        self.stride = stride  # frames
 
     def encoded(self) -> Iterator[tuple[Clip, Record]]:
         """Those that both encoders have heard."""
@@ -147,6 +153,9 @@ class Encoded:
         audio = np.stack([self.shards[s].audio(i) for s, i in batch])
         if not self.hears:
             audio = np.zeros_like(audio)
+        if over := speech.shape[1] % self.stride:  # longer windows than the shards are padded to
+            end = ((0, 0), (0, self.stride - over), (0, 0))
+            speech, audio = np.pad(speech, end), np.pad(audio, end)
         return torch.from_numpy(speech).float(), torch.from_numpy(audio).float()
 
 
@@ -162,21 +171,22 @@ class Clips(Encoded):
         *,
         hears: bool = True,
     ) -> None:
-        super().__init__(shards, hears=hears)
+        super().__init__(shards, hears=hears, stride=dims.stride_frames)
         index = {token: i for i, token in enumerate(vocabulary, 1)}
         self.train: list[Clip] = []
         self.validation: list[Clip] = []
         self.targets: dict[Clip, list[list[int]]] = {}  # any of a clip's captions will do
         self.texts: dict[Clip, str] = {}
         for clip, record in self.encoded():
-            n_soft = 17 * self.n_windows(clip) // dims.stride_frames * dims.n_queries
+            n_soft = -(-17 * self.n_windows(clip) // dims.stride_frames) * dims.n_queries
             targets = []
             for text in captions(record):
                 ids = [index.get(t) for t in tokenizer.encode(text).ids]
                 repeats = sum(a == b for a, b in itertools.pairwise(ids))
                 if ids and None not in ids and len(ids) + repeats <= n_soft:
                     targets.append(ids)
-            if not targets:
+            # Validation keeps what too few soft tokens cannot spell: that is what is to be seen.
+            if not targets and not is_validation(record):
                 continue
             (self.validation if is_validation(record) else self.train).append(clip)
             self.targets[clip] = targets  # type: ignore[assignment]
@@ -331,7 +341,7 @@ def main() -> None:
     connector.speech_llama_proj.bias.data.copy_(head.mean)
     blank = options.start and options.start.with_name("head.safetensors")
     if options.start:
-        connector.load_state_dict(started(options.start))
+        connector.load_state_dict(started(options.start, dims))
     if blank and blank.exists():
         head.blank.data = load_file(blank)["blank"]
     parameters = [*connector.parameters(), *head.parameters(), *teacher_head.parameters()]

@@ -15,11 +15,23 @@ from transformers import LlamaConfig, LlamaModel
 from training.precision import FAST
 from training.weights import smollm2_state, smollm2_tokenizer
 
-RANK, SCALE = 32, 4.0
+RANK, SCALE = 16, 4.0
 BEFORE = "<|im_start|>user\n"
 AFTER = "\n{}<|im_end|>\n<|im_start|>assistant\n"
 END = 2  # <|im_end|>
 KEY = "llama_model.base_model.model.model.layers.{}.self_attn.{}_proj.lora_{}.weight"
+
+
+def cut(lora: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The adapter of that rank that is nearest to the given one."""
+    out = {}
+    for key, a in lora.items():
+        if "lora_A" in key:
+            other = key.replace("lora_A", "lora_B")
+            u, s, v = torch.linalg.svd(lora[other].float() @ a.float(), full_matrices=False)
+            root = s[:rank].sqrt()
+            out[key], out[other] = root[:, None] * v[:rank], u[:, :rank] * root
+    return out
 
 
 class LoraLinear(nn.Module):
@@ -95,9 +107,13 @@ class SpeakingLlm(nn.Module):
         }
 
     def load_lora(self, state: dict[str, Tensor]) -> None:
-        """An adapter of this rank, or of a lower one: the other rows start as they were made."""
+        """An adapter; of a higher rank than ours, what of it is largest; of a lower, with more."""
+        if min(next(iter(state.values())).shape) > RANK:
+            state = cut(state, RANK)
         for key, tensor in self.lora_state().items():
             given = state[key].float()
+            if "lora_B" in key:
+                tensor.zero_()  # what the given one does not have does nothing yet
             tensor[tuple(slice(n) for n in given.shape)] = given
 
     def prompt(self, soft: Tensor, question: str) -> Tensor:

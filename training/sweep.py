@@ -15,36 +15,22 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector
 from training.align import NANO, Clips
 from training.instruct import answers, validate
-from training.llm import SCALE, SpeakingLlm
+from training.llm import SCALE, SpeakingLlm, cut
 from training.shards import WORK, Shard
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
-RANKS = (1, 2, 4, 8, 16)
+RANKS = (1, 2, 4, 8)
 STORY = "Tell me a short story about what you hear."
 
 
 def tells_a_story(answer: str, transcript: str) -> bool:
     words = answer.split()
     return len(words) >= 20 and word_error_rate([transcript or "nothing"], [answer]) > 0.7
-
-
-def cut(lora: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """The adapter of that rank that is nearest to the given one."""
-    out = {}
-    for key, a in lora.items():
-        if "lora_A" in key:
-            other = key.replace("lora_A", "lora_B")
-            u, s, v = torch.linalg.svd(lora[other] @ a, full_matrices=False)
-            s[rank:] = 0
-            size = a.shape[0]
-            out[key], out[other] = v[:size], u[:, :size] * s[:size]
-    return out
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ PROMPT = PromptFormat(
     written="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
     no_repeat_ngram_size=4,  # it goes round in circles otherwise (docs/nano.md has figures)
 )
-LORA = Lora(rank=32, alpha=128.0, targets=("q_proj", "v_proj"))
+LORA = Lora(rank=16, alpha=64.0, targets=("q_proj", "v_proj"))
 ARCHITECTURE = Architecture(
     speech_encoder=WhisperDims(
         d_model=DIMS.d_speech, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048
