@@ -53,6 +53,7 @@ def card(results: Path) -> str:
         [
             table(head, rows),
             _by_phrase(now["by_phrase"], now["figures"], record["floats_by_phrase"]),
+            _cascade(now["cascade"], now["figures"], record["floats_cascade"]),
             f"The same answer to the last character with the language model in floats:"
             f" {equal['value']:.1%} of {equal['n']}. `{commands}`",
             _classes("| sound | clips | right | taken for |", now["sounds"]),
@@ -66,7 +67,26 @@ def _by_phrase(
     found: Mapping[str, Any], whole: Mapping[str, Any], floats: Mapping[str, Any]
 ) -> str:
     """What is written down, and what more or less of it is wrong if it is heard by phrase."""
-    rows = []
+    head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
+    return (
+        f"Cut at pauses into {found['longest_s']:g} seconds at most, as `kokanee transcribe` hears"
+        f" (`kokanee eval nano --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
+    )
+
+
+def _cascade(found: Mapping[str, Any], whole: Mapping[str, Any], floats: Mapping[str, Any]) -> str:
+    """What the bare language model answers to what is written down."""
+    head = "| | clips | at once | in writing | points more | 95 % | float LLM, points more |"
+    return (
+        "Written down first, then answered by the bare language model, as `kokanee ask --cascade`"
+        " does (`kokanee eval nano --cascade`):\n\n" + table(head, _two_ways(found, whole, floats))
+    )
+
+
+def _two_ways(
+    found: Mapping[str, Any], whole: Mapping[str, Any], floats: Mapping[str, Any]
+) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
     for name, one in found["figures"].items():
         moved = one["difference"]
         rows.append(
@@ -80,11 +100,7 @@ def _by_phrase(
                 f"{100 * (floats[name]['value'] - one['value']):+.1f}",
             )
         )
-    head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
-    return (
-        f"Cut at pauses into {found['longest_s']:g} seconds at most, as `kokanee transcribe` hears"
-        f" (`kokanee eval nano --by-phrase`):\n\n{table(head, rows)}"
-    )
+    return rows
 
 
 def _classes(head: str, found: Mapping[str, Any]) -> str:

@@ -286,7 +286,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a connector to begin with")
     parser.add_argument("--judged", nargs="*", default=[], help="shards with the teacher's scores")
     parser.add_argument("--judge", type=float, default=0.3, help="weight of the teacher's loss")
-    parser.add_argument("--minutes", type=float, required=True, help="in all sessions")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="in all sessions")
+    length.add_argument("--steps", type=int, help="likewise: what is compared takes equally many")
     parser.add_argument("--every", type=float, default=3, help="minutes between validations")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--windows", type=int, default=256, help="windows a batch")
@@ -347,7 +349,7 @@ def main() -> None:
     parameters = [*connector.parameters(), *head.parameters(), *teacher_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
     parts = {"connector": connector, "head": head, "teacher_head": teacher_head}
-    run = Run(out, parts, optimizer, minutes=options.minutes)
+    run = Run(out, parts, optimizer, minutes=options.minutes, steps=options.steps)
 
     def save() -> None:
         run.save()

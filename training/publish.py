@@ -78,6 +78,15 @@ def data_list(names: list[str], tree: Path, debs: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def with_earlier(entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The weights that a run began with have heard other clips: of each source, the most."""
+    found = {entry["source"]: entry for entry in entries}
+    for entry in json.loads(path.read_text())["data"] if path.exists() else ():
+        if entry["clips"] > found.get(entry["source"], {"clips": 0})["clips"]:
+            found[entry["source"]] = entry
+    return [found[source] for source in sorted(found)]
+
+
 def curve(stage: str) -> list[Any]:
     path = WORK / stage / "curve.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -123,7 +132,9 @@ def main() -> None:
         "hours": round(sum(hours.values()), 2),
         "hours_by_stage": hours,
         "commands": options.commands.read_text().splitlines() if options.commands else [],
-        "data": data_list(options.shards, options.tree, options.debs),
+        "data": with_earlier(
+            data_list(options.shards, options.tree, options.debs), options.out / "training.json"
+        ),
         "never_trained_on": sorted({p.name for packages, _ in SETS.values() for p in packages}),
         "curves": {stage: curve(stage) for stage in ("audio_encoder", "align", "instruct")},
     }

@@ -23,13 +23,15 @@ class Run:
         modules: dict[str, nn.Module],
         optimizer: torch.optim.Optimizer,
         *,
-        minutes: float,
+        minutes: float | None,
+        steps: int | None = None,
     ) -> None:
+        """Goes on where the folder's run stopped; it is as long as one of the two says."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.path = folder / "run.safetensors"
         self.modules, self.optimizer = modules, optimizer
-        self.step, self._before, self.minutes = 0, 0.0, minutes
+        self.step, self._before, self.minutes, self.steps = 0, 0.0, minutes, steps
         self._trained = [p for g in optimizer.param_groups for p in g["params"]]
         if self.path.exists():
             self._load()
@@ -43,7 +45,8 @@ class Run:
     @property
     def done(self) -> float:
         """Share of the whole, up to 1."""
-        return min(1.0, self.elapsed / self.minutes)
+        spent = self.step / self.steps if self.steps else self.elapsed / (self.minutes or 1.0)
+        return min(1.0, spent)
 
     def pause(self, seconds: float) -> None:
         """Takes `seconds` (a validation's) out of the count."""
