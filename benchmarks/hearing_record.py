@@ -1,8 +1,8 @@
 """What `kokanee eval` found of nano -> `results/`, and the quality that its manifest states.
 
     kokanee build --llm-quant none --out nano-float
-    kokanee eval nano --beside nano-float --by-phrase --cascade --json > both.json
-    kokanee eval nano-float --by-phrase --cascade --json > float.json
+    kokanee eval nano --beside nano-float --by-phrase --in-writing --json > both.json
+    kokanee eval nano-float --by-phrase --in-writing --json > float.json
     python -m kokanee.benchmarks.hearing_record both.json float.json
 
 `measured.json` is one of the things that nano's bundle is made of. So build both again afterwards,
@@ -44,7 +44,9 @@ def stated(found: Mapping[str, Any]) -> dict[str, float]:
         "kind_accuracy": kind["top1"],
         "kind_balanced": kind["balanced"],
         **{name: found["figures"][name]["value"] for name in STATED},
-        "question_agreement_cascade": found["cascade"]["figures"]["question_agreement"]["value"],
+        "question_agreement_in_writing": found["in_writing"]["figures"]["question_agreement"][
+            "value"
+        ],
     }
 
 
@@ -86,9 +88,9 @@ def main() -> None:
     record["now"] = _unplaced(four) | {
         "beside": [_unplaced(beside)],
         "by_phrase": _unplaced(four["by_phrase"]),
-        "cascade": _unplaced(four["cascade"]),
+        "in_writing": _unplaced(four["in_writing"]),
     }
-    for how in ("by_phrase", "cascade"):
+    for how in ("by_phrase", "in_writing"):
         record[f"floats_{how}"] = full[how]["figures"]
     path.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -53,7 +53,7 @@ def card(results: Path) -> str:
         [
             table(head, rows),
             _by_phrase(now["by_phrase"], now["figures"], record["floats_by_phrase"]),
-            _cascade(now["cascade"], now["figures"], record["floats_cascade"]),
+            _in_writing(now["in_writing"], now["figures"], record["floats_in_writing"]),
             f"The same answer to the last character with the language model in floats:"
             f" {equal['value']:.1%} of {equal['n']}. `{commands}`",
             _classes("| sound | clips | right | taken for |", now["sounds"]),
@@ -74,12 +74,15 @@ def _by_phrase(
     )
 
 
-def _cascade(found: Mapping[str, Any], whole: Mapping[str, Any], floats: Mapping[str, Any]) -> str:
+def _in_writing(
+    found: Mapping[str, Any], whole: Mapping[str, Any], floats: Mapping[str, Any]
+) -> str:
     """What the bare language model answers to what is written down."""
     head = "| | clips | at once | in writing | points more | 95 % | float LLM, points more |"
     return (
-        "Written down first, then answered by the bare language model, as `kokanee ask --cascade`"
-        " does (`kokanee eval nano --cascade`):\n\n" + table(head, _two_ways(found, whole, floats))
+        "Written down first, then answered by the bare language model, as"
+        " `kokanee ask --in-writing` does (`kokanee eval nano --in-writing`):\n\n"
+        + table(head, _two_ways(found, whole, floats))
     )
 
 

@@ -34,6 +34,7 @@ class Turn:
     behind: tuple[int, ...]  # question, answer and end
     seconds: float  # of sound
     n_positions: int
+    lora_scale: float
 
 
 class Context:
@@ -58,6 +59,10 @@ class Context:
     def n_free(self) -> int:
         """Positions behind the turns that are over."""
         return self.decoder.cache.n_ctx - self._n_base
+
+    def room_behind(self, head: tuple[int, ...]) -> int:
+        """Positions that are left for what follows a head."""
+        return self.decoder.cache.n_ctx - self._n_before(head)
 
     def listen(self, head: tuple[int, ...], *, lora_scale: float) -> None:
         """Begin a turn: `head` is in the cache, no sound behind it.
@@ -128,6 +133,7 @@ class Context:
             behind=behind,
             seconds=seconds,
             n_positions=self._n_base - n_base,
+            lora_scale=self.decoder.lora_scale,
         )
         self.turns.append(turn)
         self.head, self.rows = None, self.rows[:0]
@@ -140,7 +146,7 @@ class Context:
             self.turns, self._n_base = [], 0
             self.decoder.cache.trim(0)
             for turn in kept:
-                self._start(turn.head, self.decoder.lora_scale, len(turn.rows))
+                self._start(turn.head, turn.lora_scale, len(turn.rows))
                 self.put(turn.rows, keep=0, grid=GRID)
                 self.keep(turn.behind, seconds=turn.seconds)
         return dropped
@@ -172,9 +178,11 @@ class Context:
             raise full("the audio", n_positions - self._n_base, n_ctx - self._n_base, n_ctx)
 
 
-def full(what: str, n_needed: int, n_free: int, n_ctx: int) -> ContextFull:
+def full(
+    what: str, n_needed: int, n_free: int, n_ctx: int, *, advice: str = "hear less at once"
+) -> ContextFull:
     """The error for what does not fit."""
     return ContextFull(
         f"{what} needs {n_needed} positions, {n_free} of {n_ctx} are free;"
-        " open a session with a larger n_ctx, or hear less at once"
+        f" open a session with a larger n_ctx, or {advice}"
     )

@@ -1,4 +1,4 @@
-"""One conversation: what was heard stays in the KV cache, and every question rewinds to it."""
+"""One conversation: what was heard stays in the KV cache, and every question about it rewinds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Session:
     |  BOS, text  |   soft tokens      |  question  |  answer  |  |
     +-- hear(), listen() --------------+-- ask() rewinds to here
 
-    With `keep()` a turn stays in front of the next one.
+    With `keep()` a turn stays in front of the next one. `ask_in_writing()` puts a text in the
+    place of the sound.
     """
 
     def __init__(
@@ -200,7 +201,9 @@ class Session:
         _check_most(max_new_tokens)
         context, cache = self._context, self._decoder.cache
         if not len(context.rows):
-            raise ValueError("nothing was heard yet: call hear(pcm) before ask(question)")
+            raise ValueError(
+                "nothing was heard that could be asked about: call hear(pcm) before ask(question)"
+            )
         prompt = self._tokenised(fill(self._form, question, task=task, raw=raw_prompt))
         self._stop_answer()
         scale = self._lora_scale if lora_scale is None else lora_scale
@@ -250,19 +253,19 @@ class Session:
         _check_most(max_new_tokens)
         text = fill_written(self._form, question)
         ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if len(ids) + 1 > (room := self._context.room_behind(())):
+            raise full("the question", len(ids) + 1, room, self.n_ctx, advice="ask for less")
         self._stop_answer()
-        if len(ids) + 2 > (free := self._context.n_free):  # BOS and a token of the answer
-            raise full("the question", len(ids) + 2, free, self.n_ctx)
-        self._context.listen(ids[:-1], lora_scale=lora_scale)
+        # All of it is the question: it is computed when the answer is read, and can be interrupted.
+        self._context.listen((), lora_scale=lora_scale)
         self._hearing = None
         self._answers.clear()
         self._seconds = 0.0
-        prompt = Prompt(bos_id=self._form.bos_id, ids_before=ids[:-1], ids_after=ids[-1:])
+        prompt = Prompt(bos_id=self._form.bos_id, ids_before=(), ids_after=ids)
         sampling = sampling or Sampling()
         if sampling.no_repeat_ngram_size is None:
             sampling = replace(sampling, no_repeat_ngram_size=0)
-        embeds = self._decoder.embed(prompt.ids_after)
-        return self._begun(prompt, embeds, sampling, max_new_tokens)
+        return self._begun(prompt, self._decoder.embed(ids), sampling, max_new_tokens)
 
     def rest(self) -> None:
         """Give back memory that nothing needs until there is work again; a millisecond or two.

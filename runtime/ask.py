@@ -22,14 +22,15 @@ from kokanee.engine import (
 )
 from kokanee.engine.engine import DEFAULT_N_CTX, Cache, Device
 from kokanee.engine.manifest import Policy
-from kokanee.engine.prompt import fill, fill_written
+from kokanee.engine.prompt import fill
 from kokanee.engine.segments import apply_policy
 from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
 
 from . import options
 from .bundle import find_bundle
-from .cascade import written_question
+from .in_writing import check, write_down
 from .memory import peak_rss_mb
+from .phrases import max_new_tokens as _transcript_tokens
 
 TEXT = 512  # positions kept free for template and question
 
@@ -37,7 +38,7 @@ EXAMPLES = """\b
 Examples:
   kokanee ask call.wav "Write down what is said."
   kokanee ask call.wav --task asr --json | jq -r .text
-  kokanee ask question.wav --cascade
+  kokanee ask question.wav --in-writing
   kokanee ask my-bundle/ call.wav "What do you hear?" --temperature 0.7 --seed 1
   kokanee ask salmonn-7b/ call.wav --task audio_story_telling --beams 4 --lora-scale 2
 """
@@ -108,6 +109,7 @@ class Report:
         return line if mb is None else f"{line}; {mb:.0f} MB"
 
 
+_CUT_OFF = "the question was too long to be written down as a whole"
 _WORK = ("read", "features", "speech_encoder", "audio_encoder", "connector", "prefill_audio")
 _SHOWN = ("verify", "load", *_WORK, "transcript", "first_token", "decode", "total")
 
@@ -137,17 +139,21 @@ def hear_and_answer_in_writing(
 ) -> Report:
     """Hears a spoken question, writes it down and says the bare language model's answer.
 
-    Where nobody speaks nothing is answered.
+    Where nobody speaks nothing is answered. Only the answer is ever drawn at random.
     """
     heard = session.hear(audio.pcm)
     started = time.perf_counter()
-    question = written_question(session.ask(task="asr", sampling=sampling).text())
-    timings_ms = heard.timings_ms | {"transcript": _ms_since(started)}
-    heard = dataclasses.replace(heard, timings_ms=timings_ms)
-    if not question:
-        return _report(heard, None, say, question=question)
-    answer = session.ask_in_writing(question, sampling=sampling, max_new_tokens=max_new_tokens)
-    return _report(heard, answer, say, question=question)
+    beams = sampling if isinstance(sampling, BeamSearch) else None
+    question = write_down(session, audio.pcm, beams=beams)
+    heard = dataclasses.replace(
+        heard,
+        notes=(*heard.notes, *(() if question.whole else (_CUT_OFF,))),
+        timings_ms=heard.timings_ms | {"transcript": _ms_since(started)},
+    )
+    if not question.text:
+        return _report(heard, None, say, question="")
+    answer = session.ask_in_writing(question.text, sampling=sampling, max_new_tokens=max_new_tokens)
+    return _report(heard, answer, say, question=question.text)
 
 
 def _report(
@@ -179,7 +185,7 @@ def _report(
 @options.sampling
 @options.hearing
 @click.option(
-    "--cascade",
+    "--in-writing",
     is_flag=True,
     help="Write down the question that is spoken, and have the bare language model answer that.",
 )
@@ -197,7 +203,7 @@ def command(
     raw_prompt: str | None,
     lora_scale: float | None,
     max_new_tokens: int,
-    cascade: bool,
+    in_writing: bool,
     n_ctx: int | None,
     pad_to_s: options.PadTo | None,
     long_audio: Any,
@@ -216,13 +222,13 @@ def command(
     took to standard error.
     """
     started = time.perf_counter()
-    if cascade and (task, raw_prompt, lora_scale) != (None, None, None):
-        raise click.UsageError("--cascade goes without --task, --raw-prompt and --lora-scale.")
+    if in_writing and (task, raw_prompt, lora_scale) != (None, None, None):
+        raise click.UsageError("--in-writing goes without --task, --raw-prompt and --lora-scale.")
     # Both steps are fixed: the question is in the recording.
-    task = "asr" if cascade else task
+    task = "asr" if in_writing else task
     asked = options.read_words(words, task=task, raw_prompt=raw_prompt)
-    if cascade and asked.question is not None:
-        raise click.UsageError(f"--cascade: the question is in the recording, got: {words[-1]}")
+    if in_writing and asked.question is not None:
+        raise click.UsageError(f"--in-writing: the question is in the recording, got: {words[-1]}")
     search = options.make_search(**knobs)
     audio = read_audio(asked.file)  # before a bundle is made or opened: it may be no sound at all
     read_ms = _ms_since(started)
@@ -230,11 +236,12 @@ def command(
     with Engine.open(folder, device=device, threads=threads, kv_cache=kv_cache) as engine:
         options.say_notes(engine)
         policy = options.hearing_policy(engine.manifest.policy, pad_to_s, long_audio)
-        n_answer = max_new_tokens * knobs["beams"]  # each beam takes a position a token
+        n_new = max(max_new_tokens, _transcript_tokens(audio.pcm)) if in_writing else max_new_tokens
+        n_answer = n_new * knobs["beams"]  # each beam takes a position a token
         try:
+            if in_writing:
+                check(engine.manifest.prompt)
             fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
-            if cascade:
-                fill_written(engine.manifest.prompt, "?")  # before anything is heard
             session = engine.session(
                 n_ctx=n_ctx or _enough(engine, audio, policy, n_answer),
                 lora_scale=lora_scale,
@@ -245,7 +252,7 @@ def command(
             raise click.UsageError(str(error)) from None
         with session:
             say = _nothing if as_json else _say
-            if cascade:
+            if in_writing:
                 report = hear_and_answer_in_writing(
                     session, audio, say=say, sampling=search, max_new_tokens=max_new_tokens
                 )

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,7 +27,7 @@ from kokanee.benchmarks import (
 )
 from kokanee.benchmarks.clip_list import read_clip_list
 from kokanee.benchmarks.quality import Ask, Example, Row, Task
-from kokanee.engine import Engine, Session
+from kokanee.engine import Engine, Session, read_manifest
 from kokanee.engine.engine import Cache, Device
 from kokanee.engine.growing import STREAMING
 from kokanee.engine.manifest import FILE_NAME, sha256
@@ -37,12 +35,12 @@ from kokanee.export.nano import default_cache
 
 from . import hearing_tables, options
 from .bundle import find_bundle
-from .cascade import written_question
-from .phrases import LONGEST_S, max_new_tokens, transcribe
+from .in_writing import check, write_down
+from .phrases import F32, LONGEST_S, max_new_tokens, transcribe
 
 SCHEMA = "kokanee.eval/1"
 # How a clip is heard and asked about, beside the names of `STREAMING`.
-WHOLE, BY_PHRASE, CASCADE = "whole", "by-phrase", "cascade"
+WHOLE, BY_PHRASE, IN_WRITING = "whole", "by-phrase", "in-writing"
 
 EPILOG = """\b
 Sets:
@@ -63,7 +61,7 @@ Examples:
   kokanee eval nano-int4/ --beside nano-float/       the same answers?
   kokanee eval --streamed --set sound                the same as from a microphone?
   kokanee eval --by-phrase --set speech              fewer words wrong if cut at pauses?
-  kokanee eval --cascade --set question              better answered in writing?
+  kokanee eval --in-writing --set question           better answered in writing?
 
 \b
 A manifest has a JSON object a line: path (relative to it), kind (speech, sound, music, mixture or
@@ -108,9 +106,9 @@ noise), and what is true: text, label, language (a name, or an ISO code):
     help="Write down every clip phrase by phrase too, as `kokanee transcribe` does.",
 )
 @click.option(
-    "--cascade",
+    "--in-writing",
     is_flag=True,
-    help="Answer every spoken question in two steps too, as `kokanee ask --cascade` does.",
+    help="Answer every spoken question in two steps too, as `kokanee ask --in-writing` does.",
 )
 @click.option(
     "--mode",
@@ -156,7 +154,7 @@ def command(
     beside: tuple[str, ...],
     streamed: bool,
     by_phrase: bool,
-    cascade: bool,
+    in_writing: bool,
     mode: str,
     unseen_wordings: bool,
     limit: int | None,
@@ -188,8 +186,15 @@ def command(
         raise click.ClickException(f"no recording can be read: {broken[0]['error']}")
     if by_phrase and not any("words" in example.truths for example in examples):
         raise click.UsageError("--by-phrase: none of these clips is to be written down; add speech")
-    if cascade and not any("question" in example.truths for example in examples):
-        raise click.UsageError("--cascade: none of these clips asks anything; add --set question")
+    if in_writing and not any("question" in example.truths for example in examples):
+        raise click.UsageError(
+            "--in-writing: none of these clips asks anything; add --set question"
+        )
+    if in_writing:
+        try:
+            check(read_manifest(folder).prompt)
+        except ValueError as error:
+            raise click.UsageError(f"--in-writing: {error}") from None
     digest = _digest(folder)
     # A bundle answers otherwise on another device, and with another cache.
     setting = [str(choice) for choice in (kv_cache, device) if choice != "auto"]
@@ -222,7 +227,7 @@ def command(
         "beside": [],
         "streamed": None,
         "by_phrase": None,
-        "cascade": None,
+        "in_writing": None,
         "broken": broken,
         "log": str(asked.log),
     }
@@ -247,10 +252,10 @@ def command(
         heard = _ask(_only(asking, "words"), folder, log or kept(digest), how=BY_PHRASE)
         compared = agreement.compared([r for r in rows if r.task == "words"], heard.rows)
         result["by_phrase"] = {"longest_s": LONGEST_S, "log": str(heard.log), **compared}
-    if cascade:
-        heard = _ask(_only(asking, "question"), folder, log or kept(digest), how=CASCADE)
+    if in_writing:
+        heard = _ask(_only(asking, "question"), folder, log or kept(digest), how=IN_WRITING)
         compared = agreement.compared([r for r in rows if r.task == "question"], heard.rows)
-        result["cascade"] = {"log": str(heard.log), **compared}
+        result["in_writing"] = {"log": str(heard.log), **compared}
     result["wall_s"] = round(time.perf_counter() - started, 1)
     if not as_json:
         # Labels and paths may hold brackets.
@@ -352,16 +357,16 @@ def _hearing(session: Session, how: str) -> Ask:
             " ".join(phrase.text for phrase in transcribe(session, pcm, question=question))
             for question in questions
         ]
-    if how == CASCADE:
+    if how == IN_WRITING:
         return lambda pcm, questions: [_in_writing(session, pcm) for _ in questions]
     return lambda pcm, questions: agreement.streamed_answers(
         session, pcm, questions, streaming=STREAMING[how]
     )
 
 
-def _in_writing(session: Session, pcm: npt.NDArray[np.float32]) -> str:
+def _in_writing(session: Session, pcm: F32) -> str:
     session.hear(pcm)
-    question = written_question(session.ask(task="asr").text())
+    question = write_down(session, pcm).text
     most = max_new_tokens(pcm)
     return session.ask_in_writing(question, max_new_tokens=most).text() if question else ""
 

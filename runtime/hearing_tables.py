@@ -29,9 +29,9 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     if by_phrase := result["by_phrase"]:
         title = f"Cut at pauses into {by_phrase['longest_s']:g} s at most, beside whole clips"
         console.print(beside(by_phrase, title=title))
-    if cascade := result["cascade"]:
+    if in_writing := result["in_writing"]:
         title = "Questions answered in writing, beside at once"
-        console.print(beside(cascade, title=title))
+        console.print(beside(in_writing, title=title))
 
 
 def _sets(result: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ Examples:
   kokanee listen
   kokanee listen --ask "What is said?" --ask "Is anybody upset?"
   kokanee listen --ask-sound "What do you hear?" --json | jq -r 'select(.event=="final").text'
-  kokanee listen --cascade
+  kokanee listen --in-writing
   kokanee listen --push-to-talk --mic "USB"
   kokanee listen salmonn-7b/ --file meeting.wav --realtime --record heard.wav
 """
@@ -50,9 +50,10 @@ Examples:
 @click.option("--raw-prompt", metavar="TEXT", help="A whole prompt with <SpeechHere> in it.")
 @click.option("--ask-sound", "sound_questions", multiple=True, help="Asked about what is no voice.")
 @click.option(
-    "--cascade",
+    "--in-writing",
     is_flag=True,
-    help="Have the bare language model answer what was said, once it is written down.",
+    help="Have the bare language model answer what was said, once it is written down; it knows of"
+    " no other turn.",
 )
 @click.option(
     "--sounds/--no-sounds",
@@ -207,7 +208,7 @@ def command(
                 json=as_json,
                 plain=plain,
                 levels=levels,
-                n_answers=max(1, len(listening.questions)) + listening.cascade,
+                n_answers=max(1, len(listening.questions)),  # one in writing may come, or not
             )
             with listener:
                 try:
@@ -229,7 +230,7 @@ def _listening(
     tasks: tuple[str, ...],
     raw_prompt: str | None,
     sound_questions: tuple[str, ...],
-    cascade: bool,
+    in_writing: bool,
     sounds: bool | None,
     mode: str,
     partials: float | None,
@@ -253,7 +254,7 @@ def _listening(
         return Listening(
             questions=tuple(asked),
             sound_questions=tuple(Ask(question=q) for q in sound_questions),
-            cascade=cascade,
+            in_writing=in_writing,
             streaming=STREAMING[mode],
             turns=TurnDetection(
                 threshold=threshold,

@@ -71,12 +71,12 @@ class Listener:
         n_turn = self._session.n_ctx // (2 if how.memory_turns else 1)
         try:
             turns = turns_that_fit(self._session, how, questions, n_turn=n_turn)
-        except ValueError:
+            if how.in_writing:  # beside it: a sound that is followed must not make room for text
+                n_ctx = _TEMPLATE + 2 * how.max_new_tokens
+                self._writer = engine.session(n_ctx=min(n_ctx, engine.manifest.dims.n_positions))
+        except Exception:
             self._session.close()
             raise
-        if how.cascade:  # beside it: a sound that is followed must not make room for text
-            n_ctx = _TEMPLATE + 2 * how.max_new_tokens
-            self._writer = engine.session(n_ctx=min(n_ctx, engine.manifest.dims.n_positions))
         self.longest_s = turns.max_turn_s
         """Seconds after which a turn is closed, for want of room or because the settings say so."""
         self._source = source

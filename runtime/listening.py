@@ -8,9 +8,10 @@ from pathlib import Path
 
 from kokanee.engine import FAST, Engine, Sampling, Session, Streaming
 from kokanee.engine.manifest import Policy
-from kokanee.engine.prompt import fill, fill_written
+from kokanee.engine.prompt import fill
 
 from .endpoint import TurnDetection
+from .in_writing import check
 from .updates import Kind
 
 
@@ -34,7 +35,9 @@ class Listening:
 
     questions: tuple[Ask, ...] = ()  # about a voice; the bundle's task "asr" by default
     sound_questions: tuple[Ask, ...] = ()  # about another sound; the same as about a voice
-    cascade: bool = False  # the bare language model answers what was said, once it is written down
+    # The bare language model answers what was said, once it is written down. It knows of that turn
+    # alone, whatever `memory_turns` says.
+    in_writing: bool = False
     streaming: Streaming = FAST
     turns: TurnDetection = field(default_factory=TurnDetection)
     hop_s: float = 0.5  # how often the growing sound is encoded, at most
@@ -72,12 +75,12 @@ class Listening:
         questions = self.questions or (by_default,)
         for ask in (*questions, *self.sound_questions):
             fill(form, ask.question, task=ask.task, raw=ask.raw_prompt)
-        if self.cascade:
-            fill_written(form, "?")
+        if self.in_writing:
+            check(form)
             if questions[0] != Ask(task="asr"):
                 raise ValueError(
-                    'cascade: the first question is the task "asr", which writes down what is to be'
-                    f" answered; got {questions[0].label!r}"
+                    'in_writing: the first question is the task "asr", which writes down what is'
+                    f" to be answered; got {questions[0].label!r}"
                 )
         sounds = self.sound_questions or questions
         return {"speech": questions, "push": questions, "sound": sounds}

@@ -23,9 +23,9 @@ from kokanee.engine import Answer, Hearing, Session
 from kokanee.engine.errors import Interrupted
 from kokanee.engine.features import SAMPLE_RATE
 
-from .cascade import written_question
 from .ears import Ears, Stretch
 from .endpoint import End, Mark, Pause, Resume, Start
+from .in_writing import written_question
 from .listening import Ask, Listening, Tally
 from .sources import Source
 from .updates import (
@@ -273,6 +273,8 @@ class TurnTaking:
     ) -> Iterator[Update]:
         """What the bare language model has to say to a transcript; the sound stays where it is."""
         if self._writer is None or end.kind == "sound" or not (text := written_question(words)):
+            return
+        if self._is_closing() or (self._how.barge_in and self._ears.has_start):
             return
         answer = self._writer.ask_in_writing(
             text, sampling=self._how.sampling, max_new_tokens=self._how.max_new_tokens

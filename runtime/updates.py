@@ -81,6 +81,9 @@ class Piece:
 class Final:
     """A whole answer.
 
+    `question` is the label of what was asked; of an answer in writing, what was said, as it was
+    written down.
+
     `latencies_ms` holds, where they are known: "wait", from the end of the voice to the decision
     that the turn is over; "compute", from there to the first piece; "first_token", their sum;
     "answer", from the decision to the last piece; "settle", what settling the sound took, and

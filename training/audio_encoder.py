@@ -66,7 +66,9 @@ class Classifier(nn.Module):
 def trained() -> BEATs:
     """The encoder as trained so far, or as published where no run is; frozen."""
     path = WORK / "audio_encoder" / "model.safetensors"
-    state = load_file(path if path.exists() else PUBLISHED)
+    path = path if path.exists() else PUBLISHED
+    print(f"the small BEATs of {path}", flush=True)
+    state = load_file(path)
     beats = BEATs(NANO)
     names = {k: v.float() for k, v in state.items() if not k.startswith(("teacher_head", "head"))}
     beats.load_state_dict({k.removeprefix("beats."): v for k, v in names.items()})

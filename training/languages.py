@@ -42,7 +42,7 @@ FESTIVAL = {
     "ru": ("msu_ru_nsh_clunits",),
 }
 PICO = {"fr": "fr-FR", "es": "es-ES", "it": "it-IT"}
-TWICE = {"fr"}  # which was taken for English most
+TWICE = {"fr"}  # of two takes of each; its share of what is drawn stays
 ON_A_LINE = 0.5  # many real recordings of speech are of telephones
 VARIANTS = ("", "+f2", "+m3", "+f4", "+m7", "+klatt2")
 

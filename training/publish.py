@@ -87,14 +87,16 @@ def with_earlier(entries: list[dict[str, Any]], path: Path) -> list[dict[str, An
     return [found[source] for source in sorted(found)]
 
 
-def curve(stage: str) -> list[Any]:
+def curve(stage: str, earlier: list[Any]) -> list[Any]:
+    """A stage's validations; those of the runs that these weights go on from come first."""
     path = WORK / stage / "curve.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return rows if rows[: len(earlier)] == earlier else earlier + rows
 
 
-def hours_of(stage: str) -> float:
+def hours_of(rows: list[Any]) -> float:
     """Wall time of a stage: each run's minutes count from nought."""
-    minutes = [row["minutes"] for row in curve(stage)]
+    minutes = [row["minutes"] for row in rows]
     ends = [a for a, b in itertools.pairwise([*minutes, 0.0]) if b < a]
     return round(sum(ends) / 60, 2)
 
@@ -125,23 +127,24 @@ def main() -> None:
             "n_parameters": sum(v.numel() for v in state.values()),
             "rounding": worst,
         }
-    hours = {stage: hours_of(stage) for stage in ("audio_encoder", "align", "instruct")}
+    path = options.out / "training.json"
+    earlier = json.loads(path.read_text())["curves"] if path.exists() else {}
+    curves = {s: curve(s, earlier.get(s, [])) for s in ("audio_encoder", "align", "instruct")}
+    hours = {stage: hours_of(rows) for stage, rows in curves.items()}
     record = {
         "files": files,
         "seed": 0,
         "hours": round(sum(hours.values()), 2),
         "hours_by_stage": hours,
         "commands": options.commands.read_text().splitlines() if options.commands else [],
-        "data": with_earlier(
-            data_list(options.shards, options.tree, options.debs), options.out / "training.json"
-        ),
+        "data": with_earlier(data_list(options.shards, options.tree, options.debs), path),
         "never_trained_on": sorted({p.name for packages, _ in SETS.values() for p in packages}),
-        "curves": {stage: curve(stage) for stage in ("audio_encoder", "align", "instruct")},
+        "curves": curves,
     }
     swept = WORK / "instruct" / "sweep.json"
     if swept.exists():
         record["sweep"] = json.loads(swept.read_text())
-    (options.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(files, indent=1))
 
 

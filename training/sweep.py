@@ -20,7 +20,8 @@ from kokanee.benchmarks.heldout import word_error_rate
 from kokanee.export.reference import Connector
 from training.align import NANO, Clips
 from training.instruct import answers, validate
-from training.llm import SCALE, SpeakingLlm, cut
+from training.llm import SpeakingLlm
+from training.lora import SCALE, cut
 from training.shards import WORK, Shard
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)

@@ -23,7 +23,7 @@ from kokanee.engine.manifest import verify_files
 from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
 from kokanee.runtime.__main__ import main
 from kokanee.runtime.bundle import BuildProgress
-from kokanee.runtime.cascade import punctuated
+from kokanee.runtime.in_writing import punctuated
 
 QUESTION = "What do you hear?"
 
@@ -113,7 +113,7 @@ def test_a_raw_prompt_equal_to_the_template_answers_the_same(
 def test_a_spoken_question_is_written_down_and_answered_in_writing(
     run: Run, tiny: Path, wav: Path
 ) -> None:
-    run("ask", tiny, wav, "--cascade", "--max-new-tokens", "6", "--json")
+    run("ask", tiny, wav, "--in-writing", "--max-new-tokens", "6", "--json")
     report = json.loads(run.out)
     assert run.err == ""
     words = json.loads(run("ask", tiny, wav, "--task", "asr", "--json").out)["text"]
@@ -122,7 +122,7 @@ def test_a_spoken_question_is_written_down_and_answered_in_writing(
         answer = session.ask_in_writing(report["question"], max_new_tokens=6)
         assert report["ids"] == answer.all_ids()
     assert {"transcript", "first_token"} <= report["timings_ms"].keys()
-    run("ask", tiny, wav, "--cascade", "--max-new-tokens", "6")
+    run("ask", tiny, wav, "--in-writing", "--max-new-tokens", "6")
     assert run.out == report["text"] + "\n"
     assert f"(asked: {report['question']})" in run.err
 
@@ -135,7 +135,7 @@ def test_a_bundle_without_a_template_for_writing_says_so(
     manifest = json.loads(path.read_text("utf-8"))
     del manifest["prompt"]["written"]
     path.write_text(json.dumps(manifest), "utf-8")
-    run("ask", tmp_path / "older", wav, "--cascade")
+    run("ask", tmp_path / "older", wav, "--in-writing")
     assert (run.code, run.out) == (2, "")
     assert "no template for questions without a sound" in run.err
 
@@ -286,8 +286,8 @@ def test_a_damaged_bundle_is_refused_by_name(
         ("ask", "x.wav"),
         ("ask", "x.wav", "Who?", "--temperature", "-1"),
         ("ask", "x.wav", "--task", "asr", "--raw-prompt", "<SpeechHere>"),
-        ("ask", "x.wav", "--cascade", "--lora-scale", "2"),
-        ("ask", "x.wav", "Who?", "--cascade"),
+        ("ask", "x.wav", "--in-writing", "--lora-scale", "2"),
+        ("ask", "x.wav", "Who?", "--in-writing"),
         ("hear", "x.wav"),
         ("trace", "x.wav", "Who?"),
     ],

@@ -146,9 +146,9 @@ def test_what_has_no_words_cannot_be_heard_by_phrase(nano: Path, clips: Path) ->
     assert "--by-phrase: none of these clips is to be written down" in done.stderr
 
 
-def test_where_nothing_is_asked_there_is_no_cascade(nano: Path, clips: Path) -> None:
-    done = evaluate(nano, "--manifest", clips, "--cascade", code=2)
-    assert "--cascade: none of these clips asks anything" in done.stderr
+def test_where_nothing_is_asked_there_is_no_in_writing(nano: Path, clips: Path) -> None:
+    done = evaluate(nano, "--manifest", clips, "--in-writing", code=2)
+    assert "--in-writing: none of these clips asks anything" in done.stderr
 
 
 def test_pictures_are_drawn(told: tuple[dict[str, Any], Path]) -> None:

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from kokanee.engine import EXACT, FAST, Engine, Sampling, Session, Streaming
 from kokanee.engine.errors import Interrupted
 from kokanee.engine.growing import GrowingSound
-from kokanee.runtime.cascade import punctuated
 from kokanee.runtime.endpoint import End, Endpointer, Start, TurnDetection
+from kokanee.runtime.in_writing import punctuated
 from kokanee.runtime.listener import Listener
 from kokanee.runtime.listening import Ask, Listening, unpadded
 from kokanee.runtime.sources import Playback
@@ -658,9 +658,9 @@ def test_who_speaks_up_ends_all_questions_of_the_turn(tiny_engine: Engine) -> No
 
 
 def test_what_was_said_is_answered_in_writing(tiny_engine: Engine) -> None:
-    how = dataclasses.replace(HOW, cascade=True, memory_turns=1)
+    how = dataclasses.replace(HOW, in_writing=True, memory_turns=1)
     pcm = scene(0.3, 0.8, 0.5, 0.8, 0.5)
-    plain = finals(told(tiny_engine, Playback([pcm]), dataclasses.replace(how, cascade=False)))
+    plain = finals(told(tiny_engine, Playback([pcm]), dataclasses.replace(how, in_writing=False)))
     got = finals(told(tiny_engine, Playback([pcm]), how))
     assert [final.turn for final in got] == [1, 1, 2, 2]
     # The sound, its transcript and the memory are as without it.
@@ -677,7 +677,7 @@ def test_what_was_said_is_answered_in_writing(tiny_engine: Engine) -> None:
 
 def test_who_speaks_up_stops_an_answer_in_writing_too(tiny_engine: Engine) -> None:
     source = Fed(scene(0.3, 0.5, 0.5))
-    how = dataclasses.replace(HOW, cascade=True, max_new_tokens=400)
+    how = dataclasses.replace(HOW, in_writing=True, max_new_tokens=400)
     with listener(tiny_engine, source, how) as one:
         given: list[Final] = []
         fed = False
@@ -692,6 +692,15 @@ def test_who_speaks_up_stops_an_answer_in_writing_too(tiny_engine: Engine) -> No
     stopped = [(final.turn, final.question == "asr") for final in given if _was_stopped(final)]
     assert stopped == [(1, False)]
     assert [final.turn for final in given] == [1, 1, 2, 2]
+
+
+def test_what_is_no_speech_is_not_answered_in_writing(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = dataclasses.replace(HOW, in_writing=True)
+    pcm = scene(0.3, 0.8, 0.5)
+    monkeypatch.setattr("kokanee.runtime.turn_taking.written_question", lambda transcript: "")
+    assert [final.question for final in finals(told(tiny_engine, Playback([pcm]), how))] == ["asr"]
 
 
 def _was_stopped(final: Final) -> bool:
@@ -1089,7 +1098,7 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
             {"sound_questions": (Ask(raw_prompt="<SpeechHere>", question="What?"),)},
             "a raw prompt is the whole text",
         ),
-        ({"cascade": True, "questions": (Ask(question="Who?"),)}, "first question is the task"),
+        ({"in_writing": True, "questions": (Ask(question="Who?"),)}, "first question is the task"),
         ({"n_ctx": 76}, r"n_ctx: 76 positions have room for 0\.\d s of sound beside question"),
         ({"n_ctx": 150, "memory_turns": 1}, r"n_ctx: 150 positions have room for 0\.\d s"),
         ({"n_ctx": 5000}, "n_ctx: expected 1 to 1024, got 5000"),

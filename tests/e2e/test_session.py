@@ -20,6 +20,7 @@ from kokanee.engine import (
     Engine,
     ManifestError,
     Sampling,
+    Session,
     SessionClosed,
 )
 
@@ -346,13 +347,44 @@ def test_a_turn_in_writing_can_be_kept(tiny_engine: Engine) -> None:
         assert session.ask(QUESTION, max_new_tokens=4).all_ids()
 
 
+def test_turns_that_stay_keep_the_adapter_that_they_were_heard_with(tiny_engine: Engine) -> None:
+    def second_turn(session: Session) -> list[int]:
+        session.hear(noise(1.2, seed=2))
+        return session.ask(QUESTION, max_new_tokens=8).all_ids()
+
+    with tiny_engine.session(n_ctx=512) as alone, tiny_engine.session(n_ctx=512) as used:
+        for session in (alone, used):
+            if session is used:
+                session.hear(noise(0.8, seed=1))
+                session.ask(QUESTION, max_new_tokens=4).all_ids()
+                session.keep()
+            session.hear(noise(1.5))
+            session.ask("Who?", max_new_tokens=4).all_ids()
+            session.keep()
+        used.ask_in_writing("And now?", max_new_tokens=4).all_ids()  # the adapter is off
+        used.forget(1)
+        assert second_turn(used) == second_turn(alone)
+
+
+def test_a_question_in_writing_costs_nothing_until_it_is_read(tiny_engine: Engine) -> None:
+    with tiny_engine.session(n_ctx=256) as session:
+        answer = session.ask_in_writing("Who?", max_new_tokens=4)
+        assert session.n_used == 0
+        answer.cancel()
+        assert answer.all_ids() == []
+        assert session.n_used == 0
+        answer = session.ask_in_writing("Who?", max_new_tokens=4)
+        assert answer.all_ids()
+        assert answer.timings_ms["prefill_question"] > 0
+
+
 def test_a_question_in_writing_that_does_not_fit_leaves_what_was_heard(
     tiny_engine: Engine,
 ) -> None:
     with tiny_engine.session(n_ctx=64) as session:
         session.hear(noise(1.0))
         ids = session.ask("Who?", max_new_tokens=4).all_ids()
-        with pytest.raises(ContextFull, match="the question"):
+        with pytest.raises(ContextFull, match=r"the question needs .* or ask for less"):
             session.ask_in_writing("word " * 80)
         assert session.ask("Who?", max_new_tokens=4).all_ids() == ids
         with pytest.raises(ValueError, match="max_new_tokens"):

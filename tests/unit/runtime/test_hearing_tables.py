@@ -42,7 +42,7 @@ RESULT: dict[str, Any] = {
     ],
     "streamed": {"mode": "fast", "equal_answers": {}, "figures": {"a": difference(-0.5)}},
     "by_phrase": {"longest_s": 8.0, "equal_answers": {}, "figures": {"a": difference(-0.25)}},
-    "cascade": {"equal_answers": {}, "figures": {"a": difference(0.75)}},
+    "in_writing": {"equal_answers": {}, "figures": {"a": difference(0.75)}},
 }
 
 

@@ -48,6 +48,18 @@ def test_minutes_of_all_sessions_count(tmp_path: Path) -> None:
     assert again.elapsed < 1.2
 
 
+def test_a_run_may_be_counted_in_steps(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    run = Run(tmp_path, {"model": model}, optimizer, minutes=None, steps=4)
+    run.pause(-3600)
+    assert run.done == 0
+    steps(model, optimizer, run, 3)
+    assert run.done == 0.75
+    steps(model, optimizer, run, 2)
+    assert run.done == 1
+
+
 def test_a_half_written_save_is_not_read(tmp_path: Path) -> None:
     model, optimizer, run = start(tmp_path)
     steps(model, optimizer, run, 1)

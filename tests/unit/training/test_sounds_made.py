@@ -21,6 +21,17 @@ def test_spoken_stays_in_range(seed: int, n: int) -> None:
     assert 0.7 * n < len(out) < 1.4 * n + 2 * 0.3 * augment.RATE
 
 
+@pytest.mark.parametrize("codec", ["GSM610", "ULAW"])
+@given(n=st.integers(160, 20_000))
+def test_a_line_keeps_the_length_and_what_is_below_4_khz(codec: str, n: int) -> None:
+    pcm = 0.3 * np.sin(2 * np.pi * 700 * np.arange(n) / augment.RATE).astype(np.float32)
+    heard = augment.coded(pcm, codec)
+    assert heard.dtype == np.float32
+    assert len(heard) == n
+    if n > 4_000:
+        assert np.corrcoef(pcm, heard)[0, 1] > 0.9
+
+
 def test_the_telephone_has_no_bass_and_no_treble() -> None:
     rng = np.random.default_rng(0)
     spectrum = np.abs(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kokanee.runtime.cascade import punctuated
+from kokanee.runtime.in_writing import punctuated, written_question
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from kokanee.runtime.cascade import punctuated
         (" is it  cold ", "Is it cold?"),
         ("Stop!", "Stop!"),
         ("What is it?", "What is it?"),
+        ("\u4f60\u597d\u5417\uff1f", "\u4f60\u597d\u5417\uff1f"),
+        ('He said "no."', 'He said "no."'),
         ("", ""),
     ],
 )
@@ -29,3 +31,15 @@ def test_a_question_gets_its_capital_and_its_mark(heard: str, written: str) -> N
 def test_what_is_punctuated_stays_as_it_is(heard: str) -> None:
     once = punctuated(heard)
     assert punctuated(once) == once
+
+
+@pytest.mark.parametrize(
+    "transcript",
+    ["", " ", "Nothing is said.", "nothing is said", "[speaking French]", "(music)", "Silence."],
+)
+def test_where_nobody_asks_there_is_no_question(transcript: str) -> None:
+    assert written_question(transcript) == ""
+
+
+def test_remarks_are_no_part_of_a_question() -> None:
+    assert written_question("[door] who is (cough) there") == "Who is there?"
