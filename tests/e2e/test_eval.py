@@ -13,6 +13,10 @@ import pytest
 import soundfile
 
 from kokanee.benchmarks import heldout
+from kokanee.engine import Engine
+from kokanee.runtime.eval import IN_WRITING, _hearing
+from kokanee.runtime.in_writing import write_down
+from kokanee.runtime.phrases import max_new_tokens
 
 pytest.importorskip("av")
 pytest.importorskip("jiwer")
@@ -146,7 +150,18 @@ def test_what_has_no_words_cannot_be_heard_by_phrase(nano: Path, clips: Path) ->
     assert "--by-phrase: none of these clips is to be written down" in done.stderr
 
 
-def test_where_nothing_is_asked_there_is_no_in_writing(nano: Path, clips: Path) -> None:
+def test_a_question_is_answered_in_writing_as_by_ask(tiny_engine: Engine) -> None:
+    pcm = (0.1 * np.random.default_rng(0).standard_normal(32_000)).astype(np.float32)
+    with tiny_engine.session() as session:
+        (told,) = _hearing(session, IN_WRITING)(pcm, ["Answer the question."])
+        session.hear(pcm)
+        question = write_down(session, pcm)
+        assert question.text
+        answer = session.ask_in_writing(question.text, max_new_tokens=max_new_tokens(pcm))
+        assert told == answer.text()
+
+
+def test_where_nothing_is_asked_nothing_is_answered_in_writing(nano: Path, clips: Path) -> None:
     done = evaluate(nano, "--manifest", clips, "--in-writing", code=2)
     assert "--in-writing: none of these clips asks anything" in done.stderr
 
