@@ -14,6 +14,7 @@ import hashlib
 import re
 import struct
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -329,20 +330,28 @@ def fetch(cache: Path, packages: Iterable[Package] = PACKAGES) -> None:
         tree = cache / package.name
         if tree.is_dir():
             continue
-        deb = cache / package.file
-        if not deb.exists():
-            command = ["apt-get", "download", package.name]
-            subprocess.run(command, cwd=cache, check=True, stdout=_STDERR)
-        if not deb.exists():
-            raise RuntimeError(
-                f"{package.name}: expected {package.file}, got another version of it"
-            )
-        digest = hashlib.sha256(deb.read_bytes()).hexdigest()
-        if digest != package.sha256:
-            raise RuntimeError(f"{deb.name}: SHA-256 {digest}, expected {package.sha256}")
-        part = cache / f"{package.name}.part"
-        subprocess.run(["dpkg-deb", "-x", str(deb), str(part)], check=True)
-        part.rename(tree)
+        # In a folder of this run's own: another may be fetching the same right now.
+        with tempfile.TemporaryDirectory(prefix=f"{package.name}.", dir=cache) as folder:
+            deb = cache / package.file
+            if not deb.exists():
+                command = ["apt-get", "download", package.name]
+                subprocess.run(command, cwd=folder, check=True, stdout=_STDERR)
+                deb = Path(folder) / package.file
+            if not deb.exists():
+                raise RuntimeError(
+                    f"{package.name}: expected {package.file}, got another version of it"
+                )
+            digest = hashlib.sha256(deb.read_bytes()).hexdigest()
+            if digest != package.sha256:
+                raise RuntimeError(f"{deb.name}: SHA-256 {digest}, expected {package.sha256}")
+            part = Path(folder) / "unpacked"
+            subprocess.run(["dpkg-deb", "-x", str(deb), str(part)], check=True)
+            deb.replace(cache / package.file)
+            try:
+                part.rename(tree)
+            except OSError:
+                if not tree.is_dir():  # else the other run was quicker
+                    raise
 
 
 def clips(cache: Path) -> Iterator[Clip]:

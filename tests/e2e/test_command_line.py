@@ -23,7 +23,7 @@ from kokanee.engine.manifest import verify_files
 from kokanee.export.sources import SMOLLM2, WHISPER_BASE, fetch
 from kokanee.runtime.__main__ import main
 from kokanee.runtime.bundle import BuildProgress
-from kokanee.runtime.in_writing import punctuated
+from kokanee.runtime.in_writing import written_question
 
 QUESTION = "What do you hear?"
 
@@ -116,8 +116,10 @@ def test_a_spoken_question_is_written_down_and_answered_in_writing(
     run("ask", tiny, wav, "--in-writing", "--max-new-tokens", "6", "--json")
     report = json.loads(run.out)
     assert run.err == ""
-    words = json.loads(run("ask", tiny, wav, "--task", "asr", "--json").out)["text"]
-    assert report["question"] == punctuated(words) != ""
+    asked = ("ask", tiny, wav, "--task", "asr", "--max-new-tokens", "64", "--json")
+    words = json.loads(run(*asked).out)["text"]
+    assert report["question"] == written_question(words) != ""
+    assert report["notes"] == ["the question was too long to be written down as a whole"]
     with Engine.open(tiny) as engine, engine.session() as session:
         answer = session.ask_in_writing(report["question"], max_new_tokens=6)
         assert report["ids"] == answer.all_ids()

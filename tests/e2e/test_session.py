@@ -20,7 +20,6 @@ from kokanee.engine import (
     Engine,
     ManifestError,
     Sampling,
-    Session,
     SessionClosed,
 )
 
@@ -347,23 +346,29 @@ def test_a_turn_in_writing_can_be_kept(tiny_engine: Engine) -> None:
         assert session.ask(QUESTION, max_new_tokens=4).all_ids()
 
 
-def test_turns_that_stay_keep_the_adapter_that_they_were_heard_with(tiny_engine: Engine) -> None:
-    def second_turn(session: Session) -> list[int]:
-        session.hear(noise(1.2, seed=2))
-        return session.ask(QUESTION, max_new_tokens=8).all_ids()
-
-    with tiny_engine.session(n_ctx=512) as alone, tiny_engine.session(n_ctx=512) as used:
-        for session in (alone, used):
-            if session is used:
-                session.hear(noise(0.8, seed=1))
-                session.ask(QUESTION, max_new_tokens=4).all_ids()
-                session.keep()
-            session.hear(noise(1.5))
-            session.ask("Who?", max_new_tokens=4).all_ids()
-            session.keep()
-        used.ask_in_writing("And now?", max_new_tokens=4).all_ids()  # the adapter is off
-        used.forget(1)
-        assert second_turn(used) == second_turn(alone)
+@pytest.mark.parametrize("in_writing", [False, True])
+def test_turns_that_stay_keep_the_adapter_that_they_were_heard_with(
+    tiny_engine: Engine, in_writing: bool
+) -> None:
+    with tiny_engine.session(n_ctx=512) as session, tiny_engine.session(n_ctx=512) as alone:
+        session.hear(noise(0.8, seed=1))
+        session.ask(QUESTION, max_new_tokens=4).all_ids()
+        session.keep()
+        session.hear(noise(1.5))
+        kept = session.ask("Who?", max_new_tokens=1).all_ids()
+        session.keep()
+        if in_writing:
+            session.ask_in_writing("And now?", max_new_tokens=4).all_ids()  # the adapter is off
+        session.forget(1)
+        alone.hear(noise(1.5))
+        again = alone.ask("Who?", max_new_tokens=1).all_ids()
+        assert again == kept  # else they would not be the same turns
+        alone.keep()
+        answers = []
+        for one in (session, alone):
+            one.hear(noise(1.2, seed=2))
+            answers.append(one.ask(QUESTION, max_new_tokens=8).all_ids())
+        assert answers[0] == answers[1]
 
 
 def test_a_question_in_writing_costs_nothing_until_it_is_read(tiny_engine: Engine) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -61,9 +62,31 @@ def test_a_package_with_other_bytes_is_refused(
 def test_another_release_of_debian_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def newer(*args: object, **kwargs: object) -> None:
-        (tmp_path / "a_2_all.deb").touch()
+    def newer(*args: object, cwd: str, **kwargs: object) -> None:
+        (Path(cwd) / "a_2_all.deb").touch()
 
     monkeypatch.setattr("subprocess.run", newer)
     with pytest.raises(RuntimeError, match=r"a: expected a_1_all.deb, got another version"):
         fetch(tmp_path, [Package("a", "a_1_all.deb", "0" * 64, "MIT")])
+
+
+def test_two_runs_may_fetch_the_same_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Package("a", "a_1_all.deb", hashlib.sha256(b"a").hexdigest(), "MIT")
+    started: list[str] = []
+
+    def stood_in_for(command: list[str], *, cwd: str | None = None, **kwargs: object) -> None:
+        if command[0] == "apt-get":
+            assert cwd is not None
+            (Path(cwd) / package.file).write_bytes(b"a")
+            started.append(command[0])
+            if len(started) == 1:  # the other run comes while this one is downloading
+                fetch(tmp_path, [package])
+        else:
+            (Path(command[-1]) / "usr").mkdir(parents=True)
+
+    monkeypatch.setattr("subprocess.run", stood_in_for)
+    fetch(tmp_path, [package])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", package.file]
+    assert (tmp_path / "a" / "usr").is_dir()
