@@ -30,4 +30,6 @@ class LoraLinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(frozen.out_features, RANK))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.frozen(x) + self.scale * F.linear(F.linear(x, self.a), self.b)
+        added: Tensor = F.linear(F.linear(x, self.a), self.b)
+        frozen: Tensor = self.frozen(x)
+        return frozen + self.scale * added
