@@ -28,7 +28,7 @@ from kokanee.engine.session import DEFAULT_MAX_NEW_TOKENS
 
 from . import options
 from .bundle import find_bundle
-from .in_writing import check, write_down
+from .in_writing import check_bundle, write_down
 from .memory import peak_rss_mb
 from .phrases import max_new_tokens as _transcript_tokens
 
@@ -240,7 +240,7 @@ def command(
         n_answer = n_new * knobs["beams"]  # each beam takes a position a token
         try:
             if in_writing:
-                check(engine.manifest.prompt)
+                check_bundle(engine.manifest.prompt)
             fill(engine.manifest.prompt, asked.question, task=task, raw=raw_prompt)
             session = engine.session(
                 n_ctx=n_ctx or _enough(engine, audio, policy, n_answer),

@@ -35,7 +35,7 @@ from kokanee.export.nano import default_cache
 
 from . import hearing_tables, options
 from .bundle import find_bundle
-from .in_writing import check, write_down
+from .in_writing import check_bundle, write_down
 from .phrases import F32, LONGEST_S, max_new_tokens, transcribe
 
 SCHEMA = "kokanee.eval/1"
@@ -192,7 +192,7 @@ def command(
         )
     if in_writing:
         try:
-            check(read_manifest(folder).prompt)
+            check_bundle(read_manifest(folder).prompt)
         except ValueError as error:
             raise click.UsageError(f"--in-writing: {error}") from None
     digest = _digest(folder)

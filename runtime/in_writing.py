@@ -37,7 +37,7 @@ class Written:
     whole: bool  # False: there was no room for more of it
 
 
-def check(form: PromptFormat) -> None:
+def check_bundle(form: PromptFormat) -> None:
     """Make sure that a bundle can do both steps.
 
     Raises:

@@ -11,7 +11,7 @@ from kokanee.engine.manifest import Policy
 from kokanee.engine.prompt import fill
 
 from .endpoint import TurnDetection
-from .in_writing import check
+from .in_writing import check_bundle
 from .updates import Kind
 
 
@@ -76,7 +76,7 @@ class Listening:
         for ask in (*questions, *self.sound_questions):
             fill(form, ask.question, task=ask.task, raw=ask.raw_prompt)
         if self.in_writing:
-            check(form)
+            check_bundle(form)
             if questions[0] != Ask(task="asr"):
                 raise ValueError(
                     'in_writing: the first question is the task "asr", which writes down what is'

@@ -274,8 +274,6 @@ class TurnTaking:
         """What the bare language model has to say to a transcript; the sound stays where it is."""
         if self._writer is None or end.kind == "sound" or not (text := written_question(words)):
             return
-        if self._is_closing() or (self._how.barge_in and self._ears.has_start):
-            return
         answer = self._writer.ask_in_writing(
             text, sampling=self._how.sampling, max_new_tokens=self._how.max_new_tokens
         )
