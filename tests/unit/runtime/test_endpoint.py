@@ -484,6 +484,16 @@ def test_a_voice_is_found_over_a_galloping_horse(graph: Any) -> None:
     assert ends(marks)[0].kind == "speech"
 
 
+def test_where_the_frames_lie_seldom_makes_a_voice_of_the_horse(graph: Any) -> None:
+    lead_s, onsets = 1.5, []
+    for shift in range(0, FRAME, 32):
+        pcm = embedded("speech_over_sound.wav", lead_s=lead_s + shift / S, level=-74)
+        [turn] = starts(mark(pcm, SileroVAD(graph)))
+        onsets.append((turn.onset - shift) / S - lead_s)
+    assert all(-0.15 < onset < 0.59 + 0.15 for onset in onsets), onsets
+    assert sum(abs(onset - 0.59) < 0.15 for onset in onsets) >= 12, onsets
+
+
 def test_running_water_is_a_sound_and_no_voice(graph: Any) -> None:
     pcm = embedded("sound.wav", level=-60)
     assert mark(pcm, SileroVAD(graph)) == []
