@@ -218,11 +218,14 @@ class Clips(Encoded):
                 texts = [self.shards[s].records[i]["text"] for s, i in pool]
                 n_of = Counter(texts)
                 weights = [n_of[t] ** -0.5 for t in texts]
-            elif kind == "foreign":  # each language alike, recordings before synthetic voices
+            elif kind == "foreign":  # each language alike, and of a voice not too much
                 records = [self.shards[s].records[i] for s, i in pool]
-                n_of = Counter(record["language"] for record in records)
+                n_of = Counter((record["language"], record["source"]) for record in records)
+                total = dict.fromkeys((language for language, _ in n_of), 0.0)
+                for (language, _), n_clips in n_of.items():
+                    total[language] += n_clips**0.5
                 weights = [
-                    (0.5 if "tts" in record["source"] else 1.0) / n_of[record["language"]]
+                    n_of[record["language"], record["source"]] ** -0.5 / total[record["language"]]
                     for record in records
                 ]
             elif kind == "speech":
@@ -270,6 +273,15 @@ def noised(frames: Tensor, p_drop: float = 0.1) -> Tensor:
     return frames
 
 
+def hidden(audio: Tensor, part: float) -> Tensor:
+    """The audio stream, left out of this part of the clips.
+
+    The small BEATs has seen these very clips and knows them better than any it will meet; what the
+    speech encoder, which has not, hears of sounds must be learnt beside it.
+    """
+    return audio * (torch.rand(len(audio), 1, 1) >= part)
+
+
 def decoded(log_probs: Tensor, vocabulary: list[int], tokenizer: Tokenizer) -> list[str]:
     """Greedy CTC."""
     texts = []
@@ -299,6 +311,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=NANO.window_frames, help="frames of 20 ms")
     parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
     parser.add_argument("--no-audio", action="store_true", help="without the small BEATs")
+    parser.add_argument(
+        "--hide",
+        type=float,
+        default=0.0,
+        help="part of the clips that the small BEATs is left out of",
+    )
     options = parser.parse_args()
     dims = dataclasses.replace(
         NANO,
@@ -406,7 +424,7 @@ def main() -> None:
         batch = pending.pop()
         speech, audio = judged.features(batch)
         with autocast():
-            soft = soft_tokens(connector, noised(speech), noised(audio))
+            soft = soft_tokens(connector, noised(speech), noised(hidden(audio, options.hide)))
         loss = F.binary_cross_entropy_with_logits(
             teacher_head(soft.float()), judged.probabilities(batch), reduction="none"
         )
@@ -429,7 +447,8 @@ def main() -> None:
             blind = blank and not blank.exists() and run.step < 80
             with autocast():
                 with torch.set_grad_enabled(not blind):
-                    soft = soft_tokens(connector, noised(speech), noised(audio))
+                    audio = noised(hidden(audio, options.hide))
+                    soft = soft_tokens(connector, noised(speech), audio)
                 log_probs, norm_error = head(soft)
             loss = clips.spelled(log_probs, batch)
             optimizer.zero_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from training.audio_encoder import trained
+from training.precision import autocast
 from training.shards import Shard
 from training.weights import whisper_base
 
@@ -26,10 +27,11 @@ def main() -> None:
     model = trained() if options.audio else whisper_base(options.whisper)
     for name in options.shards:
         shard = Shard(name)
-        if options.audio:
-            shard.hear(model, until)
-        else:
-            shard.encode(model, until)
+        with autocast():  # an error of 3 %, where training adds noise of 15 % itself
+            if options.audio:
+                shard.hear(model, until)
+            else:
+                shard.encode(model, until)
         done = shard.n_heard if options.audio else shard.n_encoded
         print(f"{name}: {done}/{len(shard)} clips, {time.time() - start:.0f} s", flush=True)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kokanee.benchmarks.heldout import class_of, normalised, word_error_rate
 from kokanee.benchmarks.spoken_questions import same_answer
 from kokanee.export.reference import Connector
-from training.align import NANO, SHARES, Clip, Clips, kind_of, noised, share, soft_tokens
+from training.align import NANO, SHARES, Clip, Clips, hidden, kind_of, noised, share, soft_tokens
 from training.heads import WordHead
 from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
@@ -28,6 +28,7 @@ from training.precision import autocast
 from training.questions import ANSWERS as ANSWERED
 from training.resume import Run
 from training.shards import WORK, Record, Shard
+from training.stories import STORIES, told
 
 
 def asked_of(record: Record) -> tuple[str, ...]:
@@ -141,7 +142,11 @@ def main() -> None:
     parser.add_argument(
         "--written", type=int, default=0, help="questions a batch that nobody has spoken"
     )
+    parser.add_argument(
+        "--stories", type=float, default=0.0, help="part of the sounds that is asked for a story"
+    )
     parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
+    parser.add_argument("--hide", type=float, default=0.0, help="as in `align`")
     parser.add_argument("--every", type=float, default=10, help="minutes between validations")
     parser.add_argument("--check", type=int, default=24, help="clips of a kind a validation")
     parser.add_argument("--name", default="instruct", help="folder of the run")
@@ -157,6 +162,7 @@ def main() -> None:
     vocabulary = json.loads((WORK / "vocabulary.json").read_text())
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
+    stories = json.loads(STORIES.read_text()) if options.stories else {}
     written = unspoken(llm.tokenizer, vocabulary) if options.written else []
     connector.load_state_dict(load_file(first / "connector.safetensors"))
     head.blank.data = load_file(first / "head.safetensors")["blank"]
@@ -196,9 +202,11 @@ def main() -> None:
                 group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * run.done))
             speech, audio = clips.features(batch)
             with autocast():
-                soft = soft_tokens(connector, noised(speech), noised(audio)).float()
+                audio = noised(hidden(audio, options.hide))
+                soft = soft_tokens(connector, noised(speech), audio).float()
                 log_probs, norm_error = head(soft)
-            tasks = [task(clips.shards[s].records[i], r) for s, i in batch]
+            records = [clips.shards[s].records[i] for s, i in batch]
+            tasks = [told(x, stories, options.stories, r) or task(x, r) for x in records]
             heard = list(soft)
             for ids, answer in r.sample(written, options.written):
                 heard.append(head.written(ids))

@@ -128,7 +128,8 @@ def captions(record: Record) -> tuple[str, ...]:
         return (f" [{record['language']}",)
     if kind == "noise":
         return (f" [{text}",)
-    label = {"sound": text, "music": "music", "mixture": record.get("sound")}.get(kind)
+    music = "instrument" if record.get("solo") else "music"
+    label = {"sound": text, "music": music, "mixture": record.get("sound")}.get(kind)
     named = f" [{ANSWERS[label]}" if label else ""
     return (said + named, named + said) if said and named else (said + named,)
 
@@ -214,7 +215,7 @@ def _music(record: Record, x: float, r: random.Random) -> tuple[str, str]:
             return r.choice(HEAR), f"A musical instrument, {article} {name}, {speed}."
         return r.choice(HEAR), f"{speed.title()} music."
     if x < 0.3:
-        return r.choice(HEAR), "Music."
+        return r.choice(HEAR), "A musical instrument." if record.get("solo") else "Music."
     if x < 0.65:
         return r.choice(KIND), "Music."
     if x < 0.82:
@@ -226,7 +227,8 @@ def _sound(record: Record, x: float, r: random.Random) -> tuple[str, str]:
     text = record["text"]
     if x < 0.64:
         return r.choice(HEAR), sentence(ANSWERS[text])
-    if x < 0.80:
+    # Of a phrase that one instrument plays nobody could say which of the two it is.
+    if x < 0.80 and not record.get("phrase"):
         return r.choice(KIND), "A sound."
     if x < 0.90:
         return r.choice(TRANSCRIBE), NOTHING

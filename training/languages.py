@@ -35,14 +35,17 @@ LANGUAGES = {
     "ru": "Russian",
 }
 LONGEST = 6 * RATE
-MOST = 300  # of one package and language
+MOST = 600  # of one package and language
 FESTIVAL = {
     "cs": ("czech_dita", "czech_machac", "czech_ph"),
     "it": ("lp_diphone", "pc_diphone"),
     "ru": ("msu_ru_nsh_clunits",),
 }
 PICO = {"fr": "fr-FR", "es": "es-ES", "it": "it-IT"}
-TWICE = {"fr"}  # of two takes of each; its share of what is drawn stays
+# How often a recording is taken, at another pitch, in another room, on another line: there are few
+# speakers. A language's share of what is drawn stays.
+TAKES = {"fr": 2, "es": 2, "ru": 2}
+PITCH = 0.2
 ON_A_LINE = 0.5  # many real recordings of speech are of telephones
 VARIANTS = ("", "+f2", "+m3", "+f4", "+m7", "+klatt2")
 
@@ -125,13 +128,13 @@ def clips(tree: Path, seed: int) -> Iterator[tuple[Record, F32]]:
         if len(pcm) > 0.5 * RATE:
             record = {"source": package, "name": name, "kind": "speech", "text": ""}
             record["language"] = LANGUAGES[code]
-            for _ in range(2 if code in TWICE else 1):  # in two rooms, on two lines
-                yield record, spoken(pcm[:LONGEST], rng, pitch=0.12, line=ON_A_LINE)
+            for _ in range(TAKES.get(code, 1)):
+                yield record, spoken(pcm[:LONGEST], rng, pitch=PITCH, line=ON_A_LINE)
     for source, name, code, pcm in synthetic(tree, 240, seed):
         if 0.5 * RATE < len(pcm) < 2 * LONGEST:
             record = {"source": source, "name": name, "kind": "speech", "text": ""}
             record["language"] = LANGUAGES[code]
-            yield record, spoken(pcm[:LONGEST], rng, pitch=0.12, line=ON_A_LINE)
+            yield record, spoken(pcm[:LONGEST], rng, pitch=PITCH, line=ON_A_LINE)
 
 
 def main() -> None:

@@ -297,21 +297,55 @@ def notes(seed: int) -> Iterator[tuple[str, str, str, np.ndarray]]:
                     yield "fluid-soundfont-gm", f"{program}-{k}", label, read(wav)
 
 
+def _wave(hz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A tone of that pitch at each sample: sine, square, saw or two of them ringing."""
+    phase = 2 * np.pi * np.cumsum(hz) / RATE
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return np.asarray(np.sin(phase))
+    if kind == 1:
+        return np.asarray(np.where(np.sin(phase) > rng.uniform(-0.7, 0.7), 0.5, -0.5))
+    if kind == 2:
+        return np.asarray(phase / np.pi % 2 - 1) * 0.7
+    return np.asarray(np.sin(phase + rng.uniform(0.5, 6) * np.sin(phase * rng.uniform(0.3, 3))))
+
+
+def _steps(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One pitch after the other: a scale of an arpeggio, or a computer's chatter."""
+    length = rng.uniform(0.03, 0.16)
+    k = (t / length).astype(int)
+    if rng.random() < 0.5:
+        return np.asarray(rng.uniform(200, 1500) * rng.choice((1.12, 1.26, 1.5, 0.8)) ** (k % 8))
+    return np.exp(rng.uniform(np.log(200), np.log(4000), k[-1] + 1))[k]
+
+
+def electronic(rng: np.random.Generator) -> np.ndarray:
+    """What games and computers beep: sweeps, steps and wobbles, and what follows them."""
+    t = np.arange(int(rng.uniform(0.15, 2.5) * RATE)) / RATE
+    kind = rng.random()
+    if kind < 0.3:
+        hz = _steps(t, rng)
+    else:
+        start, end = np.exp(rng.uniform(np.log(80), np.log(4000), 2))
+        hz = start + (end - start) * (t / t[-1]) ** rng.uniform(0.2, 4) * (kind < 0.8)
+    wobble = rng.choice((0.0, rng.uniform(0, 0.3))) * np.sin(2 * np.pi * rng.uniform(2, 60) * t)
+    wave = _wave(np.minimum(hz * (1 + wobble), 7000), rng)
+    wave *= np.exp(-rng.uniform(0, 6) * t)
+    if rng.random() < 0.3:
+        wave *= np.sin(2 * np.pi * rng.uniform(1, 40) * t) > 0
+    if rng.random() < 0.3:  # echoes
+        delay, fade = int(rng.uniform(0.05, 0.3) * RATE), rng.uniform(0.3, 0.7)
+        wave = np.pad(wave, (0, 3 * delay))
+        for _ in range(3):
+            wave[delay:] += fade * wave[:-delay]
+    return wave.astype(np.float32)
+
+
 def made(seed: int) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """Beeps, sweeps and clicks out of formulas."""
+    """Electronic sounds and clicks out of formulas."""
     rng = np.random.default_rng(seed)
-    for k in range(160):
-        t = np.arange(int(rng.uniform(0.15, 1.5) * RATE)) / RATE
-        start, end = np.exp(rng.uniform(np.log(150), np.log(4000), 2))
-        pitch = start + (end - start) * (t / t[-1]) ** rng.uniform(0.3, 3) * (rng.random() < 0.6)
-        wobble = rng.uniform(0, 0.3) * np.sin(2 * np.pi * rng.uniform(2, 60) * t)
-        wave = np.sin(2 * np.pi * np.cumsum(pitch * (1 + wobble)) / RATE)
-        if rng.random() < 0.4:
-            wave = np.sign(wave) * 0.5
-        wave *= np.exp(-rng.uniform(0, 6) * t)
-        if rng.random() < 0.5:
-            wave *= np.sin(2 * np.pi * rng.uniform(1, 12) * t) > 0
-        yield "made", f"beep-{k}", "beep", wave.astype(np.float32)
+    for k in range(300):
+        yield "made", f"beep-{k}", "beep", electronic(rng)
     for k in range(80):
         out = np.zeros(int(rng.uniform(0.3, 1.5) * RATE), np.float32)
         for _ in range(int(rng.integers(1, 6))):

@@ -1,7 +1,8 @@
 """Lets the teacher hear shards: `<shard>.teacher`, and what the clips of `collected` are called.
 
 `<shard>.teacher` holds float16 [n_patches, 521] logits, clips end to end. Of `collected` and
-`rendered` the clips that have a name then become the shard `sounds`, at most `--most` of a class.
+`rendered` the clips that have a name then become the shard `sounds`, at most `--most` of a class,
+and those that have none `unnamed`: what is heard in them only the teacher says.
 """
 
 import argparse
@@ -45,10 +46,21 @@ def chosen(most: int) -> Iterator[tuple[Record, np.ndarray]]:
             yield {k: shard.records[i][k] for k in kept}, shard.pcm(i)
 
 
+def unnamed() -> Iterator[tuple[Record, np.ndarray]]:
+    """Clips of `collected` without a name of ours, and those whose speech nobody wrote down."""
+    shard = Shard("collected")
+    for i, record in enumerate(shard.records):
+        if record["kind"] == "other":
+            kept = ("source", "name", "kind", "text")
+            yield {k: record[k] for k in kept}, shard.pcm(i)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards", nargs="*")
-    parser.add_argument("--choose", action="store_true", help="name `collected`, write `sounds`")
+    parser.add_argument(
+        "--choose", action="store_true", help="name `collected`, write `sounds`, `unnamed`"
+    )
     parser.add_argument("--most", type=int, default=350)
     options = parser.parse_args()
     if options.choose:
@@ -58,6 +70,7 @@ def main() -> None:
             record["kind"], record["text"] = judged(record, logits, record["n_samples"] / 16_000)
         (WORK / "shards" / "collected.json").write_text(json.dumps(shard.records))
         print("sounds", write("sounds", chosen(options.most)))
+        print("unnamed", write("unnamed", unnamed()))
         print(Counter(record["text"] for record in Shard("sounds").records).most_common())
         return
     teacher = Teacher()

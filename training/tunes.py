@@ -1,7 +1,9 @@
-"""Writes the shard `tunes`: short rendered music of which instrument, speed and size are known.
+"""Rendered music: the shards `tunes` and `solos`.
 
-General MIDI through fluidsynth (Debian's fluid-soundfont-gm): a melody over chords that wander in
-one key, alone or with two companions and drums, slow or fast.
+General MIDI through fluidsynth (Debian's fluid-soundfont-gm). A tune is a melody over chords that
+wander in one key, alone or with two companions and drums, slow or fast; instrument, speed and size
+are known. A solo is a shorter phrase of any one instrument, or of drums or bells alone: not music
+as a track is, but an instrument that is heard.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import numpy as np
 
 from training.augment import F32, RATE, coloured_noise, in_room, peaked
 from training.shards import Record, write
-from training.sounds import FONT, read
+from training.sounds import FONT, GM, read
 
 PROGRAMS = {
     "piano": (0, 1, 2, 4),
@@ -26,6 +28,26 @@ PROGRAMS = {
     "trumpet": (56, 57, 61),
     "flute": (73, 74, 75),
     "xylophone": (11, 12, 13),
+}
+# Keys of the percussion channel.
+DRUMS = {
+    "drum": (
+        (36, 38, 42, 46),
+        (35, 40, 44, 49),
+        (36, 38, 51, 59),
+        (41, 43, 45, 47),
+        (49, 57),
+        (51, 53, 59),
+        (60, 61, 62, 63, 64),
+        (70,),
+        (69, 82),
+        (54,),
+        (85,),
+        (39,),
+        (75, 76, 77),
+        (65, 66),
+    ),
+    "bell": ((80, 81), (84,), (56,), (67, 68), (83,)),
 }
 SCALE = (0, 2, 4, 5, 7, 9, 11)
 TICKS = 480  # a quarter note
@@ -64,6 +86,32 @@ def tune(
     return {"fast": fast, "solo": solo}, beat, notes
 
 
+def phrase(r: random.Random) -> tuple[str, list[tuple[float, float, int, int, int]], int]:
+    """What is heard, a few of its notes, and its program."""
+    label = r.choices(("instrument", "drum", "bell"), (6, 4, 2))[0]
+    beat, length = r.uniform(0.12, 0.6), r.uniform(0.8, 4.0)
+    notes: list[tuple[float, float, int, int, int]] = []
+    at = 0.0
+    if label == "drum" or (label == "bell" and r.random() < 0.5):
+        keys = r.choice(DRUMS[label])
+        while at < length:
+            notes.append((at, 0.2, 9, r.choice(keys), r.randint(60, 120)))
+            at += beat * r.choice((0.5, 1, 1, 2))
+        return label, notes, 0
+    root, degree = r.randint(38, 72), 0
+    chords, legato = r.random() < 0.25, r.choice((0.4, 0.95, 1.3))
+    while at < length:
+        step = beat * r.choice((1, 1, 2, 4)) * (3 if label == "bell" else 1)
+        degree = max(-6, min(12, degree + r.choice((-2, -1, -1, 1, 1, 2, 4, -3))))
+        for third in (0, 2, 4) if chords else (0,):
+            octave, place = divmod(degree + third, 7)
+            key = min(96, root + 12 * octave + SCALE[place])
+            notes.append((at, legato * step, 0, key, r.randint(70, 115)))
+        at += step
+    programs = [program for program in GM[label] if program >= 0]
+    return label, notes, r.choice(programs)
+
+
 def midi(tunes: list[tuple[list[tuple[float, float, int, int, int]], list[int]]]) -> bytes:
     """One file with every tune after the other, `SECONDS + GAP` apart, at 120 beats a minute."""
     events: list[Event] = []
@@ -92,6 +140,31 @@ def _variable(n: int) -> bytes:
     return bytes(out)
 
 
+def rendered(
+    tunes: list[tuple[list[tuple[float, float, int, int, int]], list[int]]],
+) -> Iterator[F32]:
+    """Every tune with the seconds behind it in which it dies away."""
+    with tempfile.TemporaryDirectory() as folder:
+        song, wav = Path(folder) / "a.mid", Path(folder) / "a.wav"
+        song.write_bytes(midi(tunes))
+        line = ["fluidsynth", "-ni", "-q", "-g", "1", "-r", "16000", "-F", str(wav)]
+        subprocess.run([*line, FONT, str(song)], check=True, capture_output=True)
+        pcm = read(wav, seconds=60 * (SECONDS + GAP) + 10)
+    step = round((SECONDS + GAP) * RATE)
+    for i in range(len(tunes)):
+        yield pcm[i * step : (i + 1) * step]
+
+
+def played(pcm: F32, r: random.Random, rng: np.random.Generator) -> F32:
+    """In some room, at some level, perhaps not in quiet."""
+    if r.random() < 0.3:
+        pcm = in_room(pcm, rng)
+    pcm = peaked(pcm, 10 ** (r.uniform(-18, -1) / 20))
+    if r.random() < 0.4:
+        pcm = pcm + coloured_noise(len(pcm), rng, 1.0) * 10 ** (r.uniform(-60, -32) / 20)
+    return pcm
+
+
 def clips(n: int, seed: int) -> Iterator[tuple[Record, F32]]:
     r, rng = random.Random(seed), np.random.default_rng(seed)
     for first in range(0, n, 60):
@@ -101,33 +174,39 @@ def clips(n: int, seed: int) -> Iterator[tuple[Record, F32]]:
         programs = [
             [r.choice(PROGRAMS[name]), o, 33] for name, o in zip(names, others, strict=True)
         ]
-        with tempfile.TemporaryDirectory() as folder:
-            song, wav = Path(folder) / "a.mid", Path(folder) / "a.wav"
-            song.write_bytes(midi([(m[2], p) for m, p in zip(made, programs, strict=True)]))
-            line = ["fluidsynth", "-ni", "-q", "-g", "1", "-r", "16000", "-F", str(wav)]
-            subprocess.run([*line, FONT, str(song)], check=True, capture_output=True)
-            pcm = read(wav, seconds=60 * (SECONDS + GAP) + 10)
-        for i, (what, _, _) in enumerate(made):
-            at = round(i * (SECONDS + GAP) * RATE)
-            start = at + r.randrange(RATE)
+        sounds = rendered([(m[2], p) for m, p in zip(made, programs, strict=True)])
+        for i, ((what, _, _), pcm) in enumerate(zip(made, sounds, strict=True)):
+            start = r.randrange(RATE)
             clip = pcm[start : start + round(r.uniform(2.5, 5.0) * RATE)]
             if len(clip) < RATE or float(np.abs(clip).max()) < 1e-3:
                 continue
-            if r.random() < 0.3:
-                clip = in_room(clip, rng)
-            clip = peaked(clip, 10 ** (r.uniform(-18, -1) / 20))
-            if r.random() < 0.4:
-                clip = clip + coloured_noise(len(clip), rng, 1.0) * 10 ** (r.uniform(-60, -32) / 20)
             record = {"source": "fluid-soundfont-gm", "name": f"tune-{first + i}", "kind": "music"}
-            yield {**record, "text": "music", "instrument": names[i], **what}, clip
+            record |= {"text": "music", "instrument": names[i], **what}
+            yield record, played(clip, r, rng)
+
+
+def solos(n: int, seed: int) -> Iterator[tuple[Record, F32]]:
+    r, rng = random.Random(seed), np.random.default_rng(seed)
+    for first in range(0, n, 60):
+        made = [phrase(r) for _ in range(min(60, n - first))]
+        sounds = rendered([(notes, [program]) for _, notes, program in made])
+        for i, ((label, notes, _), pcm) in enumerate(zip(made, sounds, strict=True)):
+            end = min(SECONDS, notes[-1][0] + max(notes[-1][1], 0.3)) + r.uniform(0, 0.5)
+            clip = pcm[: round(end * RATE)]
+            if float(np.abs(clip).max()) < 1e-3:
+                continue
+            record = {"source": "fluid-soundfont-gm", "name": f"solo-{first + i}", "kind": "sound"}
+            yield record | {"text": label, "phrase": True}, played(clip, r, rng)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--solos", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
     print("tunes", write("tunes", clips(options.clips, options.seed)))
+    print("solos", write("solos", solos(options.solos, options.seed)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import numpy as np
 import soundfile as sf
 import soxr
 
+from training.augment import faster
+
 Speak = Callable[[str], np.ndarray]
 
 
@@ -63,6 +65,22 @@ def _joe() -> Speak:
     return speak
 
 
+def _lower() -> Speak:
+    """flite's slt, a woman, as a man would sound: the same synthesizer as the unheard awb and rms.
+
+    Said faster and then played more slowly, so that pitch and formants fall and the pace stays.
+    """
+    draw = np.random.default_rng(10)
+
+    def speak(text: str) -> np.ndarray:
+        factor = float(draw.uniform(0.7, 0.92))
+        stretch = f"duration_stretch={factor * draw.uniform(0.9, 1.15):.3f}"
+        line = ("flite", "-voice", "slt", "--setf", stretch, "-t", "{text}", "-o", "{wav}")
+        return faster(_command(*line)(text), factor)
+
+    return speak
+
+
 def pico(language: str) -> Speak:
     """SVOX Pico (Apache-2.0, PyPI package ttspico): en-US, en-GB, de-DE, es-ES, fr-FR, it-IT."""
     import ttspico
@@ -96,6 +114,7 @@ def voices() -> dict[str, Callable[[], Speak]]:
         table[f"flite-{name}"] = lambda n=name: _command(
             "flite", "-voice", n, "-t", "{text}", "-o", "{wav}"
         )
+    table["flite-slt-low"] = _lower
     for name in ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts"):
         table[f"festival-{name}"] = lambda n=name: _command(
             "text2wave", "-eval", f"(voice_{n})", "-o", "{wav}", text_in=True

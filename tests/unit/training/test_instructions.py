@@ -25,6 +25,7 @@ RECORDS = {
         "fast": False,
         "n_samples": 64_000,
     },
+    "phrase": {"kind": "sound", "text": "instrument", "phrase": True, "n_samples": 32_000},
     "mixture": {"kind": "mixture", "text": "Hello.", "sound": "bell", "n_samples": 48_000},
     "noise": {"kind": "noise", "text": "noise", "n_samples": 48_000},
     "silence": {"kind": "noise", "text": "silence", "n_samples": 48_000},
@@ -68,6 +69,13 @@ def test_the_kind_taught_is_the_kind_scored(name: str, kind: str) -> None:
     assert {kind_of(a) for q, a in asked(name) if q in told.KIND} == {kind}
 
 
+def test_what_may_be_music_or_a_sound_is_not_asked_which() -> None:
+    questions = {q for q, _ in asked("phrase")}
+    assert not questions & {*told.KIND, *told.MUSIC}
+    answers = {a for q, a in asked("phrase") if q in told.HEAR}
+    assert answers == {"A musical instrument."}
+
+
 def test_silence_is_scored_as_silence() -> None:
     assert {kind_or_silence(a) for q, a in asked("silence") if q in told.KIND} == {"silence"}
 
@@ -91,7 +99,8 @@ def test_captions() -> None:
     assert told.captions(RECORDS["speech"]) == (" press one to go on",)
     assert told.captions(RECORDS["foreign"]) == (" [Czech",)
     assert told.captions(RECORDS["silence"]) == (" [silence",)
-    assert told.captions(RECORDS["tune"]) == (" [music",)
+    assert told.captions(RECORDS["music"]) == (" [music",)
+    assert told.captions(RECORDS["tune"]) == (" [a musical instrument",)
 
 
 def test_a_mixture_may_name_its_sound_before_the_words_or_after_them() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training import augment, tunes
+from training import augment, retakes, sounds, tunes
 from training.shards import is_validation
 
 
@@ -85,6 +85,38 @@ def test_midi_is_well_formed() -> None:
     assert song.endswith(b"\xff\x2f\x00")
     assert what["fast"] == (beat < 0.6)
     assert what["solo"] == (len({n[2] for n in notes}) == 1)
+
+
+def test_a_phrase_is_of_one_thing_alone_and_not_long() -> None:
+    r = random.Random(4)
+    made = [tunes.phrase(r) for _ in range(300)]
+    assert {label for label, _, _ in made} == {"instrument", "drum", "bell"}
+    for label, notes, program in made:
+        channels = {channel for _, _, channel, _, _ in notes}
+        assert len(channels) == 1
+        assert (channels == {9}) or program in sounds.GM[label]
+        assert label != "drum" or channels == {9}
+        assert all(start < 4.0 and 0 <= key < 128 for start, _, _, key, _ in notes)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_electronic_sounds_are_sounds(seed: int) -> None:
+    out = sounds.electronic(np.random.default_rng(seed))
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+    assert 0.1 * augment.RATE < len(out) < 4 * augment.RATE
+    assert float(np.abs(out).max()) > 0.01
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(800, 6 * augment.RATE))
+def test_a_sound_taken_again_is_there_and_in_range(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    pcm = 0.89 * np.sin(np.arange(n) / 5).astype(np.float32)
+    out = retakes.taken_again(pcm, rng)
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+    assert 0.03 < float(np.abs(out).max()) <= 1.0
+    assert len(out) <= retakes.LONGEST
 
 
 @pytest.mark.parametrize(("n", "octets"), [(0, "00"), (127, "7f"), (128, "8100"), (16383, "ff7f")])
