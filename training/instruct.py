@@ -182,6 +182,7 @@ def main() -> None:
         run.save()
         save_file(connector.state_dict(), out / "connector.safetensors")
         save_file(llm.lora_state(), out / "lora.safetensors")
+        save_file({"blank": head.blank.data}, out / "head.safetensors")  # for a step after this one
 
     def check(n_each: int) -> None:
         began = time.monotonic()
