@@ -4,7 +4,7 @@ For the last, short step of training (`instruct --stories`). Trained on short an
 forgets how to do anything else with what it hears; SALMONN (arXiv:2310.13289, section 3.3) calls it
 task over-fitting and wakes the LLM's own skills with a dozen stories that the model itself tells
 at a lower scale of its LoRA. Here they come from the LLM without a LoRA and without the sound, so
-that they are about it for certain. The wording that `sweep` asks with is not among these.
+that they are about it for certain.
 """
 
 import argparse
@@ -12,12 +12,16 @@ import json
 import random
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.instructions import ANSWERS
-from training.llm import SpeakingLlm
 from training.shards import WORK, Record
 
+if TYPE_CHECKING:
+    from training.llm import SpeakingLlm
+
 STORIES = WORK / "stories.json"  # what is heard to what was written about it
+UNTOLD = "Tell me a short story about what you hear."  # `sweep` asks so, training never
 ASKED = (
     "Tell a story about this sound.",
     "Make up a story about what you hear.",
@@ -46,7 +50,7 @@ def cut(text: str) -> str | None:
     return out if len(out.split()) >= FEWEST else None
 
 
-def written(llm: SpeakingLlm) -> dict[str, list[str]]:
+def written(llm: "SpeakingLlm") -> dict[str, list[str]]:
     """Greedy stories about every class; those that go round in circles are left out."""
     asked = [(name, way.format(what)) for name, what in ANSWERS.items() for way in _WRITTEN]
     out: dict[str, list[str]] = {}
@@ -75,6 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llm", type=Path, required=True)
     options = parser.parse_args()
+    from training.llm import SpeakingLlm
+
     stories = written(SpeakingLlm(options.llm))
     STORIES.write_text(json.dumps(stories, indent=1))
     print(sum(map(len, stories.values())), "stories about", len(stories), "classes")

@@ -23,10 +23,10 @@ from training.instruct import answers, validate
 from training.llm import SpeakingLlm
 from training.lora import SCALE, cut
 from training.shards import WORK, Shard
+from training.stories import UNTOLD
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 RANKS = (1, 2, 4, 8)
-STORY = "Tell me a short story about what you hear."
 
 
 def tells_a_story(answer: str, transcript: str) -> bool:
@@ -58,8 +58,8 @@ def main() -> None:
     texts = [clips.shards[s].records[i]["text"] for s, i in told]
 
     def figures() -> dict[str, object]:
-        stories = answers(llm, connector, clips, [(c, STORY) for c in told])
-        said = [stories[c, STORY] for c in told]
+        stories = answers(llm, connector, clips, [(c, UNTOLD) for c in told])
+        said = [stories[c, UNTOLD] for c in told]
         share = sum(map(tells_a_story, said, texts)) / len(told)
         valid = validate(llm, connector, clips, options.each)
         return {**valid, "stories": round(share, 3), "example": said[0]}
