@@ -195,7 +195,7 @@ def main() -> None:
     shares = SHARES | dict(options.shares)
     checked = run.elapsed
     while run.done < 1:
-        for batch in clips.batches(clips.balanced(600, r, shares), options.windows, r):
+        for batch in clips.batches(clips.balanced(2400, r, shares), options.windows, r):
             if run.done >= 1:
                 break
             for group in optimizer.param_groups:
