@@ -128,7 +128,8 @@ def main() -> None:
             "rounding": worst,
         }
     path = options.out / "training.json"
-    earlier = json.loads(path.read_text())["curves"] if path.exists() else {}
+    before = json.loads(path.read_text()) if path.exists() else {"curves": {}}
+    earlier = before["curves"]
     curves = {s: curve(s, earlier.get(s, [])) for s in ("audio_encoder", "align", "instruct")}
     hours = {stage: hours_of(rows) for stage, rows in curves.items()}
     record = {
@@ -144,6 +145,8 @@ def main() -> None:
     swept = WORK / "instruct" / "sweep.json"
     if swept.exists():
         record["sweep"] = json.loads(swept.read_text())
+    elif "sweep" in before:  # of an adapter before this one, which the model card says
+        record["sweep"] = before["sweep"]
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(files, indent=1))
 
