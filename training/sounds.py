@@ -316,7 +316,7 @@ def _steps(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     k = (t / length).astype(int)
     if rng.random() < 0.5:
         return np.asarray(rng.uniform(200, 1500) * rng.choice((1.12, 1.26, 1.5, 0.8)) ** (k % 8))
-    return np.exp(rng.uniform(np.log(200), np.log(4000), k[-1] + 1))[k]
+    return np.asarray(np.exp(rng.uniform(np.log(200), np.log(4000), k[-1] + 1))[k])
 
 
 def electronic(rng: np.random.Generator) -> np.ndarray:

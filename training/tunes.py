@@ -180,8 +180,8 @@ def clips(n: int, seed: int) -> Iterator[tuple[Record, F32]]:
             clip = pcm[start : start + round(r.uniform(2.5, 5.0) * RATE)]
             if len(clip) < RATE or float(np.abs(clip).max()) < 1e-3:
                 continue
-            record = {"source": "fluid-soundfont-gm", "name": f"tune-{first + i}", "kind": "music"}
-            record |= {"text": "music", "instrument": names[i], **what}
+            record: Record = {"source": "fluid-soundfont-gm", "name": f"tune-{first + i}"}
+            record |= {"kind": "music", "text": "music", "instrument": names[i], **what}
             yield record, played(clip, r, rng)
 
 

@@ -39,6 +39,21 @@ def test_only_of_what_is_heard_and_only_as_often_as_wished() -> None:
     assert stories.told(dog, {}, 1.0, r) is None
 
 
+class Teller:
+    """Tells of everything in the same way; of rain in circles."""
+
+    def written_answers(self, questions: list[str], most: int) -> list[str]:
+        assert most == 90
+        circle = f"{LONG} {LONG}"
+        return [circle if "water" in q else f"{LONG} That was all." for q in questions]
+
+
+def test_stories_in_circles_are_left_out() -> None:
+    written = stories.written(Teller())
+    assert set(written) == set(ANSWERS) - {"water"}
+    assert all(story.startswith("One day") for told in written.values() for story in told)
+
+
 def test_the_wording_that_is_tested_is_not_trained_with() -> None:
     assert stories.UNTOLD not in stories.ASKED
     assert set(ANSWERS) >= {"dog", "music"}
