@@ -273,7 +273,7 @@ def noised(frames: Tensor, p_drop: float = 0.1) -> Tensor:
     return frames
 
 
-def hidden(audio: Tensor, part: float) -> Tensor:
+def partly_hidden(audio: Tensor, part: float) -> Tensor:
     """The audio stream, left out of this part of the clips.
 
     The small BEATs has seen these very clips and knows them better than any it will meet; what the
@@ -424,7 +424,9 @@ def main() -> None:
         batch = pending.pop()
         speech, audio = judged.features(batch)
         with autocast():
-            soft = soft_tokens(connector, noised(speech), noised(hidden(audio, options.hide)))
+            soft = soft_tokens(
+                connector, noised(speech), noised(partly_hidden(audio, options.hide))
+            )
         loss = F.binary_cross_entropy_with_logits(
             teacher_head(soft.float()), judged.probabilities(batch), reduction="none"
         )
@@ -447,7 +449,7 @@ def main() -> None:
             blind = blank and not blank.exists() and run.step < 80
             with autocast():
                 with torch.set_grad_enabled(not blind):
-                    audio = noised(hidden(audio, options.hide))
+                    audio = noised(partly_hidden(audio, options.hide))
                     soft = soft_tokens(connector, noised(speech), audio)
                 log_probs, norm_error = head(soft)
             loss = clips.spelled(log_probs, batch)

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from kokanee.benchmarks.heldout import class_of, normalised, word_error_rate
 from kokanee.benchmarks.spoken_questions import same_answer
 from kokanee.export.reference import Connector
-from training.align import NANO, SHARES, Clip, Clips, hidden, kind_of, noised, share, soft_tokens
+from training.align import (
+    NANO,
+    SHARES,
+    Clip,
+    Clips,
+    kind_of,
+    noised,
+    partly_hidden,
+    share,
+    soft_tokens,
+)
 from training.heads import WordHead
 from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
@@ -203,7 +213,7 @@ def main() -> None:
                 group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * run.done))
             speech, audio = clips.features(batch)
             with autocast():
-                audio = noised(hidden(audio, options.hide))
+                audio = noised(partly_hidden(audio, options.hide))
                 soft = soft_tokens(connector, noised(speech), audio).float()
                 log_probs, norm_error = head(soft)
             records = [clips.shards[s].records[i] for s, i in batch]

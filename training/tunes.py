@@ -53,17 +53,18 @@ SCALE = (0, 2, 4, 5, 7, 9, 11)
 TICKS = 480  # a quarter note
 SECONDS, GAP = 5.0, 2.0
 Event = tuple[int, bytes]
+Note = tuple[float, float, int, int, int]  # start and length in s, channel, key, velocity
 
 
 def tune(
     r: random.Random,
-) -> tuple[dict[str, object], float, list[tuple[float, float, int, int, int]]]:
-    """What it is, and its notes: (start in s, length in s, channel, key, velocity)."""
+) -> tuple[dict[str, object], float, list[Note]]:
+    """What it is, the length of its beat in s, and its notes."""
     fast = r.random() < 0.5
     beat = 60 / (r.uniform(135, 190) if fast else r.uniform(48, 76))
     solo = r.random() < 0.5
     root, degree, at = r.randint(52, 66), r.randrange(7), 0.0
-    notes: list[tuple[float, float, int, int, int]] = []
+    notes: list[Note] = []
 
     def key(step: int, octave: int = 0) -> int:
         return root + 12 * (octave + step // 7) + SCALE[step % 7]
@@ -86,11 +87,11 @@ def tune(
     return {"fast": fast, "solo": solo}, beat, notes
 
 
-def phrase(r: random.Random) -> tuple[str, list[tuple[float, float, int, int, int]], int]:
+def phrase(r: random.Random) -> tuple[str, list[Note], int]:
     """What is heard, a few of its notes, and its program."""
     label = r.choices(("instrument", "drum", "bell"), (6, 4, 2))[0]
     beat, length = r.uniform(0.12, 0.6), r.uniform(0.8, 4.0)
-    notes: list[tuple[float, float, int, int, int]] = []
+    notes: list[Note] = []
     at = 0.0
     if label == "drum" or (label == "bell" and r.random() < 0.5):
         keys = r.choice(DRUMS[label])
@@ -112,7 +113,7 @@ def phrase(r: random.Random) -> tuple[str, list[tuple[float, float, int, int, in
     return label, notes, r.choice(programs)
 
 
-def midi(tunes: list[tuple[list[tuple[float, float, int, int, int]], list[int]]]) -> bytes:
+def midi(tunes: list[tuple[list[Note], list[int]]]) -> bytes:
     """One file with every tune after the other, `SECONDS + GAP` apart, at 120 beats a minute."""
     events: list[Event] = []
     for i, (notes, programs) in enumerate(tunes):
@@ -141,7 +142,7 @@ def _variable(n: int) -> bytes:
 
 
 def rendered(
-    tunes: list[tuple[list[tuple[float, float, int, int, int]], list[int]]],
+    tunes: list[tuple[list[Note], list[int]]],
 ) -> Iterator[F32]:
     """Every tune with the seconds behind it in which it dies away."""
     with tempfile.TemporaryDirectory() as folder:

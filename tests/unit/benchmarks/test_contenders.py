@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -249,14 +250,16 @@ def test_weights_that_leave_no_room_are_refused(
 @pytest.mark.filterwarnings("ignore")
 def test_pytorch_decodes_after_a_rewind_as_if_nothing_had_been_there(tiny: Path) -> None:
     pytest.importorskip("transformers")
-    _rewinds_well(opened("pytorch", "decodes", tiny, tiny))
+    first, again, anew = said_after_rewinds(opened("pytorch", "decodes", tiny, tiny))
+    assert first == again == anew
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_llama_cpp_decodes_after_a_rewind_as_if_nothing_had_been_there(
     tiny: Path, tmp_path: Path
 ) -> None:
-    _rewinds_well(opened("llama.cpp", "decodes", tiny, tmp_path))
+    first, again, anew = said_after_rewinds(opened("llama.cpp", "decodes", tiny, tmp_path))
+    assert first == again == anew
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -265,13 +268,17 @@ def test_openvino_decodes_after_a_rewind_as_if_nothing_had_been_there(
 ) -> None:
     if CONTENDERS["llama.cpp"].missing():
         pytest.skip("llama.cpp makes the file")
-    _rewinds_well(opened("openvino", "decodes", tiny, tmp_path, precision="f32"))
+    first, again, anew = said_after_rewinds(
+        opened("openvino", "decodes", tiny, tmp_path, precision="f32")
+    )
+    assert first == again == anew
 
 
-def _rewinds_well(decodes: Any) -> None:
-    """The same tokens behind the same positions, whatever was behind them before."""
-    said = []
-    for _ in range(2):
+def said_after_rewinds(decodes: Any) -> Iterator[list[int]]:
+    """Four tokens behind the same positions: at first, with others behind them, filled anew."""
+    for refill in (False, False, True):
+        if refill:
+            decodes.rewind(0)
         decodes.rewind(20)
         decodes.prefill(3)
         decodes._token = 9
@@ -279,15 +286,7 @@ def _rewinds_well(decodes: Any) -> None:
         for _ in range(4):
             decodes.step()
             tokens.append(decodes._token)
-        said.append(tokens)
-    assert said[0] == said[1]
-    fresh = said[0]
-    decodes.rewind(0)
-    decodes.rewind(20)  # filled anew, with the same
-    decodes.prefill(3)
-    decodes._token = 9
-    decodes.step()
-    assert decodes._token == fresh[0]
+        yield tokens
 
 
 @pytest.mark.artefact
