@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=64, help="of sound a batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="model.safetensors to begin with")
+    parser.add_argument("--start", type=Path, help="weights to begin with, a run's or published")
     parser.add_argument("--name", default="audio_encoder", help="folder of the run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -236,7 +236,11 @@ def main() -> None:
     nn.init.constant_(model.head.bias, -3.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.05)
     if options.start:
-        model.load_state_dict(load_file(options.start))
+        state = {k: v.float() for k, v in load_file(options.start).items()}
+        if "head.weight" in state:
+            model.load_state_dict(state)
+        else:  # published, without its heads
+            model.beats.load_state_dict(state)
     run = Run(out, {"model": model}, optimizer, minutes=options.minutes)
     sampler = Sampler([Shard(name) for name in options.shards], options.seed + run.step)
     sizes = {LABELS[k] if k is not None else "-": len(p) for k, p in sampler.pools.items()}

@@ -1,4 +1,4 @@
-"""Writes the shard `languages`: people speaking six languages other than English, untranscribed.
+"""Writes the shards `languages` and `many-voiced`: six languages but English, untranscribed.
 
 Telephone prompts, captions of pictures, a game's dialogues, and synthetic voices that read the
 game's translations. What `heldout.is_held_out` names is left out: other speakers of French, Spanish
@@ -22,6 +22,7 @@ import soxr
 
 from kokanee.benchmarks.heldout import is_held_out
 from training.augment import F32, RATE, spoken
+from training.kokoro import Kokoro, phonemes
 from training.shards import Record, write
 from training.texts import foreign
 from training.voices import pico
@@ -35,7 +36,7 @@ LANGUAGES = {
     "ru": "Russian",
 }
 LONGEST = 6 * RATE
-MOST = 600  # of one package and language
+MOST = 320  # of one package and language
 FESTIVAL = {
     "cs": ("czech_dita", "czech_machac", "czech_ph"),
     "it": ("lp_diphone", "pc_diphone"),
@@ -78,6 +79,9 @@ def recordings(tree: Path) -> Iterator[tuple[str, str, str, Path]]:
     for code in LANGUAGES:
         folder = tree / f"ktuberling-data/usr/share/ktuberling/sounds/{code}"
         found += [("ktuberling-data", code, p) for p in folder.glob("*.*")]
+        for package, part in (("klettres-data", "klettres"), ("qabcs-data", "qabcs/abcs")):
+            folder = tree / package / "usr/share" / part / code
+            found += [(package, code, p) for p in folder.rglob("*.ogg")]
     taken: Counter[tuple[str, str]] = Counter()
     for package, code, path in sorted(found, key=lambda f: zlib.crc32(f[2].name.encode())):
         name = str(path.relative_to(tree / package))
@@ -117,6 +121,25 @@ def synthetic(tree: Path, n_each: int, seed: int) -> Iterator[tuple[str, str, st
                         continue
 
 
+def many_voiced(tree: Path, n_each: int, seed: int) -> Iterator[tuple[Record, F32]]:
+    """The game's translations read by Kokoro's voices, each twice on its way to a microphone."""
+    r, rng = random.Random(seed), np.random.default_rng(seed)
+    kokoro = Kokoro(seed)
+    texts = {code: foreign(tree, code) for code in PICO}
+    for i in range(n_each):
+        for code in PICO:
+            text = r.choice(texts[code])
+            try:
+                pcm = kokoro.say(phonemes(text, code), code)
+            except ValueError as error:
+                print(code, error)
+                continue
+            record = {"source": f"tts-{code}-kokoro", "name": str(i), "kind": "speech", "text": ""}
+            record["language"] = LANGUAGES[code]
+            for _ in range(2):
+                yield record, spoken(pcm[:LONGEST], rng, pitch=PITCH, line=ON_A_LINE)
+
+
 def clips(tree: Path, seed: int) -> Iterator[tuple[Record, F32]]:
     rng = np.random.default_rng(seed)
     for package, name, code, path in recordings(tree):
@@ -130,7 +153,7 @@ def clips(tree: Path, seed: int) -> Iterator[tuple[Record, F32]]:
             record["language"] = LANGUAGES[code]
             for _ in range(TAKES.get(code, 1)):
                 yield record, spoken(pcm[:LONGEST], rng, pitch=PITCH, line=ON_A_LINE)
-    for source, name, code, pcm in synthetic(tree, 240, seed):
+    for source, name, code, pcm in synthetic(tree, 160, seed):
         if 0.5 * RATE < len(pcm) < 2 * LONGEST:
             record = {"source": source, "name": name, "kind": "speech", "text": ""}
             record["language"] = LANGUAGES[code]
@@ -141,8 +164,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tree", type=Path, help="TREE/<package> is an unpacked Debian package")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--kokoro",
+        type=int,
+        help="so many texts a language, for the shard `many-voiced`",
+    )
     options = parser.parse_args()
-    print("languages", write("languages", clips(options.tree, options.seed)))
+    if options.kokoro:
+        made = many_voiced(options.tree, options.kokoro, options.seed)
+        print("many-voiced", write("many-voiced", made))
+    else:
+        print("languages", write("languages", clips(options.tree, options.seed)))
 
 
 if __name__ == "__main__":

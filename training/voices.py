@@ -10,6 +10,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
+from training import kokoro
 from training.augment import faster
 
 Speak = Callable[[str], np.ndarray]
@@ -102,7 +103,11 @@ def pico(language: str) -> Speak:
 def voices() -> dict[str, Callable[[], Speak]]:
     """Name to a function that loads the voice."""
     espeak = ("en-us+f2", "en-us+m3", "en-gb+f4", "en-gb-x-rp+m1", "en-us+klatt4")
-    table: dict[str, Callable[[], Speak]] = {"hibari-heart": _hibari, "piper-joe": _joe}
+    table: dict[str, Callable[[], Speak]] = {
+        "hibari-heart": _hibari,
+        "piper-joe": _joe,
+        "kokoro": kokoro.english,
+    }
     for name in ("en-US", "en-GB"):
         table[f"pico-{name}"] = lambda n=name: pico(n)
     for i, name in enumerate(espeak):

@@ -1,0 +1,50 @@
+"""Finds recordings that the held-out sets have too, under another name or in another format.
+
+Packages borrow from each other: bambam and Gamine carry sounds of GCompris. What is one of the
+evaluation's recordings, by its waveform, is not trained on.
+"""
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from kokanee.benchmarks import heldout
+from kokanee.export.nano.build import default_cache
+
+F32 = npt.NDArray[np.float32]
+ALIKE = 0.9  # peak of the normalised cross-correlation
+LONGEST = 2 * 16_000
+
+
+@functools.cache
+def held_out() -> tuple[list[str], list[F32]]:
+    """Names and waveforms of the evaluation's sounds and music, of at most two seconds."""
+    cache = default_cache() / "heldout"
+    heldout.fetch(cache)
+    clips = [clip for clip in heldout.clips(cache) if clip.kind != "speech"]
+    return [clip.name for clip in clips], [_sounding(clip.pcm) for clip in clips]
+
+
+def _sounding(pcm: F32) -> F32:
+    """From where it begins, without the level."""
+    loud = np.flatnonzero(np.abs(pcm) > 0.02 * np.abs(pcm).max(initial=1e-9))
+    pcm = pcm[loud[0] : loud[-1] + 1][:LONGEST] if len(loud) else pcm[:0]
+    return np.asarray(pcm / max(1e-9, float(np.linalg.norm(pcm))), np.float32)
+
+
+def likeness(a: F32, b: F32) -> float:
+    """The peak of two waveforms' normalised cross-correlation, 1 for copies."""
+    n = 1 << (len(a) + len(b)).bit_length()
+    product = np.fft.rfft(a, n) * np.conj(np.fft.rfft(b, n))
+    return float(np.abs(np.fft.irfft(product, n)).max())
+
+
+def copy_of(pcm: F32, names: list[str], waveforms: list[F32]) -> str | None:
+    """The held-out recording that this is a copy of; only equally long ones are compared."""
+    sound = _sounding(pcm)
+    for name, other in zip(names, waveforms, strict=True):
+        alike = len(sound) and abs(len(sound) - len(other)) <= 0.03 * len(other)
+        if alike and likeness(sound, other) > ALIKE:
+            return name
+    return None
