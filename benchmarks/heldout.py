@@ -347,11 +347,16 @@ def fetch(cache: Path, packages: Iterable[Package] = PACKAGES) -> None:
             part = Path(folder) / "unpacked"
             subprocess.run(["dpkg-deb", "-x", str(deb), str(part)], check=True)
             deb.replace(cache / package.file)
-            try:
-                part.rename(tree)
-            except OSError:
-                if not tree.is_dir():  # else the other run was quicker
-                    raise
+            _moved(part, tree)
+
+
+def _moved(part: Path, folder: Path) -> None:
+    """Renames, unless another run was quicker."""
+    try:
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def clips(cache: Path) -> Iterator[Clip]:
@@ -390,13 +395,14 @@ def gcompris_sounds(tree: Path) -> list[tuple[str, Path]]:
     """(name inside the resources, extracted file) of every sound of GCompris under `tree`."""
     out = tree / "sounds"
     if not out.is_dir():
-        part = tree / "sounds.part"
-        for resource in sorted(tree.rglob("*.rcc")):
-            for name, body in _qt_resource(resource.read_bytes()):
-                if Path(name).suffix in {".ogg", ".wav", ".mp3"}:
-                    (part / name).parent.mkdir(parents=True, exist_ok=True)
-                    (part / name).write_bytes(body)
-        part.rename(out)
+        with tempfile.TemporaryDirectory(prefix="sounds.", dir=tree) as folder:
+            part = Path(folder) / "sounds"
+            for resource in sorted(tree.rglob("*.rcc")):
+                for name, body in _qt_resource(resource.read_bytes()):
+                    if Path(name).suffix in {".ogg", ".wav", ".mp3"}:
+                        (part / name).parent.mkdir(parents=True, exist_ok=True)
+                        (part / name).write_bytes(body)
+            _moved(part, out)
     return [(str(p.relative_to(out)), p) for p in sorted(out.rglob("*")) if p.is_file()]
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,20 +83,22 @@ def _speak(cache: Path, voice: str, text: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     program = (cache / "flite" / "usr" / "bin" / f"flite_cmu_us_{voice}").absolute()
     libraries = sorted({str(lib.parent.absolute()) for lib in cache.glob("*/usr/lib/*/*.so.*")})
-    part = path.with_suffix(".part")
-    try:
-        subprocess.run(
-            [str(program), "-t", text, "-o", str(part)],
-            env=os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(libraries)},
-            check=True,
-            capture_output=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(
-            f"{program}: spoken questions are made by a program for x86-64 Debian, which does not"
-            f" run here ({error})"
-        ) from None
-    part.rename(path)
+    # In a folder of this run's own: another may be making the same right now.
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        try:
+            subprocess.run(
+                [str(program), "-t", text, "-o", str(part)],
+                env=os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(libraries)},
+                check=True,
+                capture_output=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise RuntimeError(
+                f"{program}: spoken questions are made by a program for x86-64 Debian, which does"
+                f" not run here ({error})"
+            ) from None
+        part.replace(path)
 
 
 # --- the same answer? -----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ LICENCES = {
     "made": "Apache-2.0 (this repository)",
     "mixtures": "as their parts",
     "tts": "own sentences, fortunes, games' dialogues; espeak-ng, flite, festival, hibari-tts"
-    " and SVOX Pico (Apache-2.0), piper joe (MIT)",
+    ", Kokoro-82M and SVOX Pico (Apache-2.0), piper joe (MIT)",
 }
 PACKAGE_OF = {"fotaq": "flight-of-the-amazon-queen"}
 

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_recordings_are_made_once_by_two_voices(
 def test_a_machine_that_cannot_speak_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"flite_cmu_us_rms: .* x86-64 Debian"):
         next(clips(tmp_path))
+
+
+def test_two_runs_may_speak_the_same_question_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "flite/usr/bin/flite_cmu_us_rms"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nsleep 0.2; printf said > "$4"; sleep 0.1\n')  # -t TEXT -o FILE
+    program.chmod(0o755)
+    path = tmp_path / "spoken-questions/rms-hello.wav"
+    with ThreadPoolExecutor() as runs:
+        both = [
+            runs.submit(spoken_questions._speak, tmp_path, "rms", "Hello?", path) for _ in range(2)
+        ]
+    assert [run.exception() for run in both] == [None, None]
+    assert path.read_text() == "said"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_packages_are_pinned() -> None:
