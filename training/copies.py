@@ -14,12 +14,12 @@ from kokanee.export.nano.build import default_cache
 
 F32 = npt.NDArray[np.float32]
 ALIKE = 0.9  # peak of the normalised cross-correlation
-LONGEST = 2 * 16_000
+LONGEST = 2 * 16_000  # samples that are compared; the whole lengths must agree, too
 
 
 @functools.cache
 def held_out() -> tuple[list[str], list[F32]]:
-    """Names and waveforms of the evaluation's sounds and music, of at most two seconds."""
+    """Names and waveforms of the evaluation's sounds and music."""
     cache = default_cache() / "heldout"
     heldout.fetch(cache)
     clips = [clip for clip in heldout.clips(cache) if clip.kind != "speech"]
@@ -27,17 +27,18 @@ def held_out() -> tuple[list[str], list[F32]]:
 
 
 def _sounding(pcm: F32) -> F32:
-    """From where it begins, without the level."""
+    """From where it begins to where it ends."""
     loud = np.flatnonzero(np.abs(pcm) > 0.02 * np.abs(pcm).max(initial=1e-9))
-    pcm = pcm[loud[0] : loud[-1] + 1][:LONGEST] if len(loud) else pcm[:0]
-    return np.asarray(pcm / max(1e-9, float(np.linalg.norm(pcm))), np.float32)
+    return pcm[loud[0] : loud[-1] + 1] if len(loud) else pcm[:0]
 
 
 def likeness(a: F32, b: F32) -> float:
     """The peak of two waveforms' normalised cross-correlation, 1 for copies."""
+    a, b = a[:LONGEST], b[:LONGEST]
     n = 1 << (len(a) + len(b)).bit_length()
     product = np.fft.rfft(a, n) * np.conj(np.fft.rfft(b, n))
-    return float(np.abs(np.fft.irfft(product, n)).max())
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.abs(np.fft.irfft(product, n)).max()) / max(norms, 1e-9)
 
 
 def copy_of(pcm: F32, names: list[str], waveforms: list[F32]) -> str | None:

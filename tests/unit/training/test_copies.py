@@ -16,8 +16,7 @@ def rustle(seed: int, seconds: float = 0.5) -> np.ndarray:
 
 
 def known(*sounds: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
-    waveforms = [sound / np.linalg.norm(sound) for sound in sounds]
-    return [f"held-out {i}" for i in range(len(sounds))], waveforms
+    return [f"held-out {i}" for i in range(len(sounds))], list(sounds)
 
 
 def test_a_copy_is_found_at_another_level_behind_silence_and_resampled() -> None:
@@ -31,12 +30,18 @@ def test_another_sound_of_the_same_length_is_no_copy() -> None:
     assert copy_of(rustle(2), *known(rustle(0), rustle(1))) is None
 
 
+def test_what_begins_alike_but_goes_on_is_no_copy() -> None:
+    hum = np.sin(2 * np.pi * 100 * np.arange(5 * RATE) / RATE).astype(np.float32)
+    assert copy_of(hum, *known(hum[: 3 * RATE])) is None
+    assert copy_of(hum, *known(hum)) is not None
+
+
 def test_silence_is_no_copy() -> None:
     assert copy_of(np.zeros(8000, np.float32), *known(rustle(0))) is None
     assert copy_of(np.zeros(0, np.float32), *known(rustle(0))) is None
 
 
 def test_likeness_is_one_for_a_sound_and_itself_later() -> None:
-    sound = rustle(3) / np.linalg.norm(rustle(3))
+    sound = rustle(3)
     assert likeness(sound, np.pad(sound, (400, 0))) == pytest.approx(1, abs=1e-4)
     assert likeness(sound, -sound) == pytest.approx(1, abs=1e-4)
