@@ -15,7 +15,6 @@ import re
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,15 +133,3 @@ def respelt(ipa: str) -> str:
     for theirs, ours in RESPELT.items():
         out = out.replace(theirs, ours)
     return out
-
-
-def english() -> Callable[[str], F32]:
-    """A voice for English text, as `voices` loads them."""
-    from hibari import Hibari
-
-    dictionary, kokoro = Hibari(), Kokoro()
-
-    def speak(text: str) -> F32:
-        return kokoro.say(" ".join(dictionary.phonemize(text)), "en")
-
-    return speak

@@ -10,8 +10,8 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from training import kokoro
 from training.augment import faster
+from training.kokoro import Kokoro
 
 Speak = Callable[[str], np.ndarray]
 
@@ -45,6 +45,18 @@ def _hibari() -> Speak:
     def speak(text: str) -> np.ndarray:
         speed, seed = speeds.uniform(0.85, 1.25), int(speeds.integers(1 << 30))
         return _resampled(engine(text, speed=speed, seed=seed), 24_000)
+
+    return speak
+
+
+def _kokoro() -> Speak:
+    """54 voices, one drawn for every text; hibari's dictionary reads it."""
+    from hibari import Hibari
+
+    dictionary, kokoro = Hibari(), Kokoro()
+
+    def speak(text: str) -> np.ndarray:
+        return kokoro.say(" ".join(dictionary.phonemize(text)), "en")
 
     return speak
 
@@ -106,7 +118,7 @@ def voices() -> dict[str, Callable[[], Speak]]:
     table: dict[str, Callable[[], Speak]] = {
         "hibari-heart": _hibari,
         "piper-joe": _joe,
-        "kokoro": kokoro.english,
+        "kokoro": _kokoro,
     }
     for name in ("en-US", "en-GB"):
         table[f"pico-{name}"] = lambda n=name: pico(n)
