@@ -363,7 +363,7 @@ def main() -> None:
     if options.start:
         connector.load_state_dict(started(options.start, dims))
     if blank and blank.exists():
-        head.blank.data = load_file(blank)["blank"]
+        head.load(blank)
     parameters = [*connector.parameters(), *head.parameters(), *teacher_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.98))
     parts = {"connector": connector, "head": head, "teacher_head": teacher_head}

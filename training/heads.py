@@ -1,6 +1,9 @@
 """What the first stage reads out of soft tokens; thrown away with it."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -26,6 +29,10 @@ class WordHead(nn.Module):
         self.register_buffer("words", F.normalize(rows - mean, dim=-1))
         self.register_buffer("norm", (rows - mean).norm(dim=-1).mean())
         self.blank = nn.Parameter(torch.randn(rows.shape[1]) * 0.02)
+
+    def load(self, path: Path) -> None:
+        """The blank that a run ended with; what is kept for others to go on from is float16."""
+        self.blank.data = load_file(path)["blank"].float()
 
     def forward(self, soft: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, n, d] -> log-probabilities [batch, n, 1 + n_tokens], mean norm error."""

@@ -175,7 +175,7 @@ def main() -> None:
     stories = json.loads(STORIES.read_text()) if options.stories else {}
     written = unspoken(llm.tokenizer, vocabulary) if options.written else []
     connector.load_state_dict(load_file(first / "connector.safetensors"))
-    head.blank.data = load_file(first / "head.safetensors")["blank"]
+    head.load(first / "head.safetensors")
     if options.start_lora:
         llm.load_lora(load_file(options.start_lora))
     groups = [

@@ -1,6 +1,9 @@
 """The first stage's head: CTC over the LLM's own word vectors."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F  # noqa: N812
 from training.heads import WordHead
 
@@ -43,3 +46,12 @@ def test_written_words_look_like_soft_tokens_that_spell_them() -> None:
     assert 3 <= len(best) <= 12
     assert norm_error < 1e-3  # rows differ in length
     assert 0.6 < head.nearness(soft[None], log_probs) < 0.85
+
+
+def test_goes_on_with_a_blank_that_was_kept_in_half_precision(tmp_path: Path) -> None:
+    head, kept = WordHead(words()), torch.randn(576)
+    save_file({"blank": kept.half()}, tmp_path / "head.safetensors")
+    head.load(tmp_path / "head.safetensors")
+    assert head.blank.equal(kept.half().float())
+    with torch.autocast("cpu", torch.bfloat16):  # mixed with float16 it fails here
+        head(torch.randn(1, 3, 576))
