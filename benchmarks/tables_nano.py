@@ -143,5 +143,7 @@ def _data(training: Mapping[str, Any]) -> str:
         f" {training['seed']}; packages are pinned by SHA-256, and commands and curves are kept, in"
         " `export/nano/training.json`. Licences as the packages' copyright files name them, the"
         " most frequent first.\n\n"
+        f"<details><summary>All {len(rows)} sources</summary>\n\n"
         + table("| source | clips | minutes | of them validation | licence |", rows)
+        + "\n\n</details>"
     )

@@ -45,7 +45,8 @@ def licence(package: str, tree: Path) -> str:
     stated = re.findall(r"^License:[ \t]*(\S.*?)\s*$", text, re.MULTILINE)
     names = Counter(name for name in stated if len(name.split()) < 5 and len(name) < 50)
     if not names:  # prose
-        names = Counter(re.findall(r"GPL(?:-|\s?v?(?:ersion )?)[23]\+?|public domain", text))
+        named = re.findall(r"GPL(?:-|\s?v?(?:ersion )?)[23]\+?|public domain", text)
+        names = Counter(" ".join(name.split()) for name in named)  # may be broken over two lines
     return ", ".join(name for name, _ in names.most_common(5)) or "see its copyright file"
 
 
