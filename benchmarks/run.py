@@ -27,7 +27,9 @@ def _stream(setup: Setup, cache: Path, s: Settings) -> Part:
         return stream.measure(setup, cache / "heldout", n=s["n"])
     from kokanee.runtime.microphone import Microphone  # needs the extra [mic]
 
-    return stream.microphone(setup, Microphone(s["microphone"] or None), n=s["n"])
+    name = s["microphone"]
+    chosen = Microphone(int(name) if name.isdecimal() else name or None)
+    return stream.microphone(setup, chosen, n=s["n"])
 
 
 PARTS: dict[str, Measuring] = {

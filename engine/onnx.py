@@ -123,7 +123,7 @@ def has_cuda(device: Device) -> bool:
     if device == "cuda":
         raise DeviceError(
             "CUDA is not in the installed onnxruntime;"
-            " pip uninstall onnxruntime, then pip install 'kokanee[cuda]'"
+            " `kokanee doctor --device cuda` has the commands that put it there"
         )
     return False
 

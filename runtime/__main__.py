@@ -12,7 +12,7 @@ from kokanee import __version__
 # and a mistyped command need neither NumPy nor ONNX Runtime.
 COMMANDS = {
     "ask": "Answer a question about a sound file.",
-    "transcribe": "Write down what is said in a recording of any length.",
+    "transcribe": "Write down what is said in a recording of up to four hours.",
     "listen": "Answer a microphone while it listens.",
     "demo": "Answer about three bundled recordings.",
     "build": "Make a bundle and keep it.",

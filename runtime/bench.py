@@ -266,8 +266,8 @@ def timers(**given: Any) -> None:
 @click.option(
     "--parts",
     metavar="NAMES",
-    help=f"Some of {', '.join(PARTS)}, with commas.  [default: all; with random weights those that"
-    f" need no training: {', '.join(UNTRAINED)}]",
+    help=f"Some of {', '.join(PARTS)}, with commas.  [default: all; of a bundle without figures of"
+    f" quality in its manifest those that need no training: {', '.join(UNTRAINED)}]",
 )
 @click.option("--resume", is_flag=True, help="Take over the parts that --out holds already.")
 @measurement
@@ -279,6 +279,12 @@ def everything(parts: str | None, resume: bool, **given: Any) -> None:
             raise click.BadParameter(f"--parts: expected some of {', '.join(PARTS)}; got {name!r}")
     if parts is None and not _is_trained(_bundle(given)):
         names = UNTRAINED
+        left_out = ", ".join(name for name in PARTS if name not in UNTRAINED)
+        click.echo(
+            f"left out: {left_out}. The bundle's manifest has no figures of quality, so that its"
+            " weights may be random; --parts measures them all the same",
+            err=True,
+        )
     _run({name: {} for name in names}, given, resume=resume)
 
 
@@ -315,7 +321,8 @@ def reproduce(
 ) -> None:
     """Run records again as they were made, and say which numbers differ beyond the noise.
 
-    Without RECORDED: those that the README's figures are from. Half an hour on two cores.
+    Without RECORDED: those that the README's figures are from. Half an hour on two
+    cores, and as much again to make a 7B model of random weights (extra [build], 26 GB of disk).
     """
     need_bench("psutil", "av", "jiwer")
     cache = cache_dir or default_cache()

@@ -94,8 +94,9 @@ def command(
     """Make a bundle and keep it, or find it made; prints its folder.
 
     Without further options that is nano. With --salmonn, --whisper, --beats and --llm, OUT becomes
-    a bundle from the official checkpoints; nothing is downloaded, and a 7B model needs some 3 GB of
-    memory (extra [build]). An interrupted build goes on where it was when it is started again.
+    a bundle from the official checkpoints; nothing is downloaded, and a 7B model needs up to 12 GB
+    of memory, 1.2 GB with --no-receipt --kv-cache float32 (extra [build]). An interrupted build
+    goes on where it was when it is started again.
     """
     out = out or out_option
     if out is not None and out.name == options.NANO and not out.is_dir() and out.parent == Path():

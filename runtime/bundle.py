@@ -34,7 +34,7 @@ def find_bundle(name: str, *, cache_dir: Path | None) -> Path:
     if (folder / FILE_NAME).is_file():
         return folder
     click.echo(
-        f"Making nano, once: 230 MB to download, 175 MB to keep in {cache_dir or default_cache()}",
+        f"Making nano, once: 225 MB to download, 183 MB to keep in {cache_dir or default_cache()}",
         err=True,
     )
     with BuildProgress() as progress:

@@ -100,7 +100,11 @@ def _provider(device: str) -> Finding:
     names = ", ".join(name.removesuffix("ExecutionProvider") for name in listed)
     if device != "cuda":
         return Finding(what, "ok", names)
-    mend = "pip uninstall onnxruntime && pip install 'kokanee[cuda]'"
+    # Both wheels hold the module onnxruntime: the first must go, and takes files of the second.
+    mend = (
+        "pip install 'kokanee[cuda]' && pip uninstall -y onnxruntime"
+        " && pip install --force-reinstall --no-deps onnxruntime-gpu"
+    )
     if CUDA not in listed:
         return Finding(what, "missing", f"{names}; no CUDA", mend)
     # A listed provider may still fail to start; only a session tells.

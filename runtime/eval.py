@@ -378,12 +378,15 @@ def _digest(folder: Path) -> str:
 
 def fetch_heldout(data: Path, names: Iterable[str] = ("speech", "sound", "music")) -> None:
     """The held-out recordings of these sets, if they are not there yet."""
+    elsewhere = f"on another system than Debian 12, put the .deb files into {data} yourself"
     try:
         evaluation_sets.fetch(data, names)
     except FileNotFoundError as error:
-        raise click.ClickException(f"{error.filename} is needed to fetch recordings") from None
+        what = f"{error.filename} is needed to fetch recordings"
+        raise click.ClickException(f"{what}; {elsewhere}") from None
     except (subprocess.CalledProcessError, RuntimeError) as error:
-        raise click.ClickException(f"recordings could not be fetched: {error}") from None
+        what = f"recordings could not be fetched: {error}"
+        raise click.ClickException(f"{what}; {elsewhere}") from None
 
 
 def need_bench(*names: str) -> None:

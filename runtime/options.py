@@ -7,13 +7,15 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from kokanee.engine import BeamSearch, Engine, Sampling
+from kokanee.engine import AudioLimits, BeamSearch, Engine, Sampling
 from kokanee.engine.manifest import Policy
 from kokanee.quant.schemes import LLM_SCHEMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NANO = "nano"
+HOURS = AudioLimits(max_s=4 * 3600)
+"""Of recordings that are heard phrase by phrase or turn by turn: 0.9 GB of samples."""
 
 
 def as_json(command: F) -> F:

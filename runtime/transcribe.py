@@ -1,4 +1,4 @@
-"""`kokanee transcribe`: what is said in a recording of any length, with times."""
+"""`kokanee transcribe`: what is said in a recording of up to four hours, with times."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def command(
     as_json: bool,
     **knobs: Any,
 ) -> None:
-    """Write down what is said in a sound file of any length.
+    """Write down what is said in a sound file of up to four hours.
 
     Speech is found (Silero VAD) and cut at its pauses, and each phrase written down as soon as it
     is heard, on standard output. Where nobody speaks nothing is written. To ask about a recording
@@ -75,7 +75,7 @@ def command(
     if not 1 <= len(words) <= 2:
         raise click.UsageError(f"Expected [BUNDLE] FILE, got: {' '.join(words) or 'nothing'}")
     search = options.make_search(**knobs)
-    audio = read_audio(Path(words[-1]))  # before a bundle is made or opened
+    audio = read_audio(Path(words[-1]), options.HOURS)  # before a bundle is made or opened
     folder = find_bundle(words[0] if len(words) == 2 else options.NANO, cache_dir=cache_dir)
     phrases: list[Phrase] = []
     with (

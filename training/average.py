@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     out = WORK / options.name
     out.mkdir(parents=True, exist_ok=True)
-    for part in ("connector", "lora"):
+    for part in ("connector", "lora", "head"):
         before = load_file(options.start / f"{part}.safetensors")
         after = load_file(WORK / options.run / f"{part}.safetensors")
         if part == "lora" and min(next(iter(before.values())).shape) > RANK:

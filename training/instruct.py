@@ -153,7 +153,7 @@ def main() -> None:
         "--written", type=int, default=0, help="questions a batch that nobody has spoken"
     )
     parser.add_argument(
-        "--stories", type=float, default=0.0, help="part of the sounds that is asked for a story"
+        "--stories", type=float, default=0.0, help="part of the batches whose sounds ask for stories"
     )
     parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
     parser.add_argument("--hide", type=float, default=0.0, help="as in `align`")
@@ -217,7 +217,9 @@ def main() -> None:
                 soft = soft_tokens(connector, noised(speech), audio).float()
                 log_probs, norm_error = head(soft)
             records = [clips.shards[s].records[i] for s, i in batch]
-            tasks = [told(x, stories, options.stories, r) or task(x, r) for x in records]
+            # All of a batch or none: one story makes every other answer as long by padding.
+            telling = float(r.random() < options.stories)
+            tasks = [told(x, stories, telling, r) or task(x, r) for x in records]
             heard = list(soft)
             for ids, answer in r.sample(written, options.written):
                 heard.append(head.written(ids))

@@ -115,6 +115,7 @@ def main() -> None:
         "audio_encoder": trained().state_dict(),
         "connector": load_file(WORK / "instruct" / "connector.safetensors"),
         "lora": load_file(WORK / "instruct" / "lora.safetensors"),
+        "head": load_file(WORK / "instruct" / "head.safetensors"),  # for who goes on from these
     }
     files = {}
     for name, state in parts.items():

@@ -68,6 +68,15 @@ def test_where_nobody_speaks_nothing_is_written(nano: Path, tmp_path: Path) -> N
     assert done.stderr.startswith("0 phrases in 1.0 s")
 
 
+def test_eleven_minutes_are_no_reason_to_refuse(nano: Path, tmp_path: Path) -> None:
+    speech = read_audio(RECORDINGS / "speech.wav").pcm
+    late = np.concatenate([np.zeros(660 * 16_000, np.float32), speech])
+    soundfile.write(tmp_path / "late.flac", late, 16_000)
+    done = transcribe(nano, tmp_path / "late.flac", "--format", "srt").stdout.splitlines()
+    assert done[1].startswith("00:11:0")
+    assert done[2] == "your message has been saved"
+
+
 def test_bad_input_is_told_in_one_line(nano: Path, tmp_path: Path) -> None:
     missing = transcribe(nano, tmp_path / "none.wav", code=1)
     assert "none.wav" in missing.stderr

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kokanee.benchmarks import heldout
-from kokanee.benchmarks.heldout import Package, fetch, is_held_out
+from kokanee.benchmarks.heldout import Package, class_of, fetch, is_held_out, normalised
 
 FILLETS = "usr/share/games/fillets-ng/sound"
 
@@ -43,6 +43,38 @@ def test_a_level_is_held_out_as_a_whole_and_in_both_languages(level: str, code: 
     held_out = zlib.crc32(level.encode()) % 4 == 0
     for name in (f"{FILLETS}/{level}/{code}/a.ogg", f"{level}/{code}/b.ogg"):
         assert is_held_out(f"fillets-ng-data-{code}", name) is held_out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I am sorry.", "i am sorry"),
+        ("Am I late?", "am i late"),
+        ("at 9 a.m., 10am and 11 PM", "at nine a m ten a m and eleven p m"),
+        ("the P.M. or the pm", "the p m or the p m"),
+        ("It\u2019s 42% & rising", "it's forty two percent and rising"),
+    ],
+)
+def test_words_as_they_are_compared(text: str, words: str) -> None:
+    assert normalised(text) == words
+    assert normalised(words) == words
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ("A person speaking, then a bell ringing.", "bell"),
+        ("When a door closes.", "door"),
+        ("A kitchen.", None),
+        ("A hen and an owl.", "bird"),
+        ("Somebody has breakfast.", None),
+        ("Glass breaks.", "breaking"),
+        ("The planet.", None),
+        ("A plane passes.", "engine"),
+    ],
+)
+def test_classes_are_told_by_whole_words(answer: str, name: str | None) -> None:
+    assert class_of(answer) == name
 
 
 def test_a_package_with_other_bytes_is_refused(
