@@ -141,7 +141,7 @@ def known_label(label: str) -> str:
     plain = label.strip().lower()
     if plain in CLASS_NAMES:
         return plain
-    return label_of(plain) or class_of(plain) or label.strip()
+    return label_of(plain) or class_of(plain.replace("_", " ")) or label.strip()
 
 
 def _short(text: str) -> str:

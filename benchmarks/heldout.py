@@ -271,14 +271,15 @@ _ONES = f"{_UNITS} {_TEENS}".split()
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
-def _cardinal(n: int) -> str:
+def cardinal(n: int) -> str:
+    """An English number, 0 to 999,999."""
     if n < 20:
         return _ONES[n]
     if n < 100:
         return f"{_TENS[n // 10]} {_ONES[n % 10] if n % 10 else ''}".strip()
     if n < 1000:
-        return f"{_ONES[n // 100]} hundred {_cardinal(n % 100) if n % 100 else ''}".strip()
-    return f"{_cardinal(n // 1000)} thousand {_cardinal(n % 1000) if n % 1000 else ''}".strip()
+        return f"{_ONES[n // 100]} hundred {cardinal(n % 100) if n % 100 else ''}".strip()
+    return f"{cardinal(n // 1000)} thousand {cardinal(n % 1000) if n % 1000 else ''}".strip()
 
 
 def normalised(text: str) -> str:
@@ -288,7 +289,7 @@ def normalised(text: str) -> str:
     # "am" is half past nothing where no number stands before it.
     hours = r"(?<=\d)\s?([ap])m\b|\b(p)m\b|\b([ap])(?:\.\s?|\s)m\b\.?"
     text = re.sub(hours, lambda m: f" {m[1] or m[2] or m[3]} m", text)
-    text = re.sub(r"\d+", lambda m: f" {_cardinal(int(m[0]))} " if len(m[0]) < 7 else m[0], text)
+    text = re.sub(r"\d+", lambda m: f" {cardinal(int(m[0]))} " if len(m[0]) < 7 else m[0], text)
     return " ".join(re.sub(r"[^a-z' ]", " ", text).split())
 
 

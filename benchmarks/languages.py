@@ -1,7 +1,8 @@
 """Which of seven languages is spoken: recordings that nobody trains on, and what an answer names.
 
-Telephone prompts in French, Spanish, Italian, Russian and English, each by one speaker who is heard
-nowhere else, and those levels of a game with Czech and Dutch actors that `is_held_out` keeps apart.
+Telephone prompts in French, Spanish, Italian, Russian and English, each by one speaker whose
+recordings in that language are kept apart, and those levels of a game with Czech and Dutch actors
+that `is_held_out` keeps apart.
 Telephone recordings in GSM and in 8 kHz end at 4 kHz, so a language is heard here through the line
 that its package happens to have.
 """
@@ -24,8 +25,8 @@ F32 = npt.NDArray[np.float32]
 MIN_SECONDS = 1.0
 CLIPS_EACH = 50
 # Packages of prompts hold silence of several lengths too, and signals that nobody speaks.
-_MIN_PEAK = 0.01
-_WORDLESS = r"/silence/|beep|tone|monkeys"
+MIN_PEAK = 0.01
+WORDLESS = r"/silence/|beep|tone|monkeys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +159,12 @@ def clips(cache: Path) -> Iterator[tuple[str, Clip]]:
         held_out = [
             name
             for name in names
-            if is_held_out(package.name, name) and not re.search(_WORDLESS, name)
+            if is_held_out(package.name, name) and not re.search(WORDLESS, name)
         ]
         n_taken = 0
         for name in sorted(held_out, key=lambda name: (zlib.crc32(name.encode()), name)):
             pcm = _READ.get(language.suffix, read)(tree / name)[: int(MAX_SECONDS * RATE)]
-            if len(pcm) < MIN_SECONDS * RATE or np.abs(pcm).max() < _MIN_PEAK:
+            if len(pcm) < MIN_SECONDS * RATE or np.abs(pcm).max() < MIN_PEAK:
                 continue
             yield language.name, Clip(package.name, name, "speech", "", package.licence, pcm)
             n_taken += 1

@@ -413,8 +413,8 @@ def main() -> None:
         if judgements:
             loss["teacher"] = round(float(np.mean(judgements[-200:])), 4)
         loss["cosine"] = round(float(np.mean(near)), 3)
-        run.log({**loss, "validation": figures})
         run.pause(time.monotonic() - began)
+        run.log({**loss, "validation": figures})
 
     def judgement() -> Tensor:
         """The teacher's loss on the next batch of judged clips."""
@@ -469,7 +469,8 @@ def main() -> None:
                 check()
                 checked = run.elapsed
     save()
-    check()
+    if losses:  # otherwise the run was over before
+        check()
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def main() -> None:
     out = WORK / options.name
     out.mkdir(parents=True, exist_ok=True)
     for part in ("connector", "lora", "head"):
-        before = load_file(options.start / f"{part}.safetensors")
         after = load_file(WORK / options.run / f"{part}.safetensors")
+        before = load_file(options.start / f"{part}.safetensors")
         if part == "lora" and min(next(iter(before.values())).shape) > RANK:
             before = cut(before, RANK)
         mean = {

@@ -42,10 +42,15 @@ def likeness(a: F32, b: F32) -> float:
 
 
 def copy_of(pcm: F32, names: list[str], waveforms: list[F32]) -> str | None:
-    """The held-out recording that this is a copy of; only equally long ones are compared."""
+    """The held-out recording that this is a copy of; only equally long ones are compared.
+
+    Or those of which the evaluation has the beginning.
+    """
     sound = _sounding(pcm)
     for name, other in zip(names, waveforms, strict=True):
         alike = len(sound) and abs(len(sound) - len(other)) <= 0.03 * len(other)
+        # The evaluation cuts what is long; of that no more than the beginning can be compared.
+        alike |= len(sound) >= len(other) >= 0.9 * heldout.MAX_SECONDS * heldout.RATE
         if alike and likeness(sound, other) > ALIKE:
             return name
     return None

@@ -36,6 +36,7 @@ from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING
 from training.llm import SpeakingLlm
 from training.precision import autocast
 from training.questions import ANSWERS as ANSWERED
+from training.questions import is_validation
 from training.resume import Run
 from training.shards import WORK, Record, Shard
 from training.stories import STORIES, told
@@ -131,7 +132,7 @@ def unspoken(tokenizer: Tokenizer, vocabulary: list[int]) -> list[tuple[list[int
     out = []
     for question, answer in json.loads(ANSWERED.read_text()).items():
         ids = [index.get(t) for t in tokenizer.encode(f" {normalised(question)}").ids]
-        if None not in ids:
+        if None not in ids and not is_validation(question):
             out.append((ids, answer))
     return out  # type: ignore[return-value]
 
@@ -143,7 +144,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="in all sessions")
     parser.add_argument("--lr", type=float, default=2e-4, help="of the connector")
     parser.add_argument("--lora-lr", type=float, default=8e-4)
-    parser.add_argument("--first", default="align", help="folder of the first stage's run")
+    parser.add_argument(
+        "--first", default="align", help="folder of the first stage's run, or of published weights"
+    )
     parser.add_argument("--start-lora", type=Path, help="a published adapter to begin with")
     parser.add_argument("--windows", type=int, default=160, help="windows a batch")
     parser.add_argument(
@@ -153,7 +156,10 @@ def main() -> None:
         "--written", type=int, default=0, help="questions a batch that nobody has spoken"
     )
     parser.add_argument(
-        "--stories", type=float, default=0.0, help="part of the batches whose sounds ask for stories"
+        "--stories",
+        type=float,
+        default=0.0,
+        help="part of the batches whose sounds ask for stories",
     )
     parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
     parser.add_argument("--hide", type=float, default=0.0, help="as in `align`")
@@ -197,8 +203,8 @@ def main() -> None:
     def check(n_each: int) -> None:
         began = time.monotonic()
         figures = validate(llm, connector, clips, n_each)
-        run.log({"loss": round(float(np.mean(losses[-100:])), 4), "validation": figures})
         run.pause(time.monotonic() - began)
+        run.log({"loss": round(float(np.mean(losses[-100:])), 4), "validation": figures})
 
     print(f"{len(clips.train)} + {len(clips.validation)} clips, at {run.elapsed:.1f} minutes")
     r, losses, n_seen, began = random.Random(options.seed + run.step), [], 0, time.monotonic()
@@ -242,7 +248,8 @@ def main() -> None:
                 check(options.check)
                 checked = run.elapsed
     save()
-    check(options.check)
+    if losses:  # otherwise the run was over before
+        check(options.check)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ LEAST, MOST = 9 * RATE, 28 * RATE
 def joined(shards: list[Shard], n: int, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
     """Pauses of 0.1 to 0.7 s; never a training clip beside one of validation."""
     r = random.Random(seed)
-    pools: list[tuple[Shard, list[int]]] = []
+    pools: list[tuple[Shard, list[int], bool]] = []
     for shard in shards:
         for held in (False, True):
             ids = [
@@ -30,10 +30,10 @@ def joined(shards: list[Shard], n: int, seed: int) -> Iterator[tuple[Record, np.
             ]
             # A source of which only some lines are validation keeps those to itself.
             if len(ids) > 50 and (not held or len(ids) == len(shard)):
-                pools.append((shard, ids))
-    weights = [len(ids) ** 0.5 for _, ids in pools]
+                pools.append((shard, ids, held))
+    weights = [len(ids) ** 0.5 for _, ids, _ in pools]
     for k in range(n):
-        ((shard, ids),) = r.choices(pools, weights)
+        ((shard, ids, held),) = r.choices(pools, weights)
         wanted = r.randrange(LEAST, MOST)
         parts: list[np.ndarray] = []
         texts: list[str] = []
@@ -49,7 +49,7 @@ def joined(shards: list[Shard], n: int, seed: int) -> Iterator[tuple[Record, np.
             length += len(pcm) + len(pause)
         source = shard.records[ids[0]]["source"]
         record = {"source": source, "name": f"long-{k}", "kind": "speech", "text": " ".join(texts)}
-        yield record, np.concatenate(parts)
+        yield record | {"held": held}, np.concatenate(parts)
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import soundfile as sf
 import soxr
 
-from kokanee.benchmarks.heldout import is_held_out
+from kokanee.benchmarks.heldout import is_held_out, telephone
+from kokanee.benchmarks.languages import MIN_PEAK, WORDLESS
 from training.augment import F32, RATE, spoken
 from training.kokoro import Kokoro, phonemes
 from training.shards import Record, write
@@ -54,14 +54,9 @@ VARIANTS = ("", "+f2", "+m3", "+f4", "+m7", "+klatt2")
 def read(path: Path) -> F32:
     """Any recording, at 16 kHz, first channel, no longer than a minute."""
     if path.suffix == ".g722":
-        with av.open(str(path), format="g722") as file:
-            rate = 16_000
-            parts = [f.to_ndarray()[0] for f in file.decode(audio=0)]
-        pcm = np.concatenate(parts).astype(np.float32) / 32768
-    else:
-        pcm, rate = sf.read(path, dtype="float32", always_2d=True, frames=60 * 48_000)
-        pcm = pcm[:, 0]
-    return np.asarray(soxr.resample(pcm, rate, RATE), np.float32)
+        return telephone(path)
+    pcm, rate = sf.read(path, dtype="float32", always_2d=True, frames=60 * 48_000)
+    return np.asarray(soxr.resample(pcm[:, 0], rate, RATE), np.float32)
 
 
 def recordings(tree: Path) -> Iterator[tuple[str, str, str, Path]]:
@@ -85,7 +80,9 @@ def recordings(tree: Path) -> Iterator[tuple[str, str, str, Path]]:
     taken: Counter[tuple[str, str]] = Counter()
     for package, code, path in sorted(found, key=lambda f: zlib.crc32(f[2].name.encode())):
         name = str(path.relative_to(tree / package))
-        if path.is_file() and not is_held_out(package, name) and taken[package, code] < MOST:
+        if is_held_out(package, name) or re.search(WORDLESS, name):
+            continue
+        if path.is_file() and taken[package, code] < MOST:
             taken[package, code] += 1
             yield package, name, code, path
 
@@ -148,7 +145,7 @@ def clips(tree: Path, seed: int) -> Iterator[tuple[Record, F32]]:
         except (sf.LibsndfileError, OSError) as error:
             print(package, name, error)
             continue
-        if len(pcm) > 0.5 * RATE:
+        if len(pcm) > 0.5 * RATE and np.abs(pcm).max() >= MIN_PEAK:
             record = {"source": package, "name": name, "kind": "speech", "text": ""}
             record["language"] = LANGUAGES[code]
             for _ in range(TAKES.get(code, 1)):

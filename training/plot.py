@@ -12,12 +12,12 @@ from matplotlib import pyplot as plt
 
 def series(rows: list[dict[str, Any]], group: str, key: str) -> tuple[list[float], list[float]]:
     """Minutes of all runs together, each of which counts from nought, and percent of one figure."""
-    before, last = 0.0, 0.0
+    before, last, run = 0.0, 0.0, None
     minutes, percents = [], []
     for row in rows:
-        if row["minutes"] < last:
+        if row["run"] != run:
             before += last
-        last = row["minutes"]
+        last, run = row["minutes"], row["run"]
         if key in row[group]:
             minutes.append(before + last)
             percents.append(100 * row[group][key])

@@ -5,7 +5,6 @@ float16: half the size of what was trained, and nothing measurable lost.
 
 import argparse
 import hashlib
-import itertools
 import json
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kokanee.benchmarks.evaluation_sets import SETS
+from kokanee.benchmarks.spoken_questions import PACKAGES as PROGRAMS
 from training.audio_encoder import trained
 from training.shards import WORK, Shard, is_validation
 
@@ -88,18 +88,28 @@ def with_earlier(entries: list[dict[str, Any]], path: Path) -> list[dict[str, An
     return [found[source] for source in sorted(found)]
 
 
-def curve(stage: str, earlier: list[Any]) -> list[Any]:
-    """A stage's validations; those of the runs that these weights go on from come first."""
-    path = WORK / stage / "curve.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return rows if rows[: len(earlier)] == earlier else earlier + rows
+def curve(folder: Path, earlier: list[Any]) -> list[Any]:
+    """A run's validations, in place of those that were published of it, behind all others'."""
+    lines = (folder / "curve.jsonl").read_text().splitlines()
+    rows = [{"run": folder.name, **json.loads(line)} for line in lines]
+    return [row for row in earlier if row["run"] != folder.name] + rows
 
 
 def hours_of(rows: list[Any]) -> float:
     """Wall time of a stage: each run's minutes count from nought."""
-    minutes = [row["minutes"] for row in rows]
-    ends = [a for a, b in itertools.pairwise([*minutes, 0.0]) if b < a]
-    return round(sum(ends) / 60, 2)
+    ends = {row["run"]: row["minutes"] for row in rows}
+    return round(sum(ends.values()) / 60, 2)
+
+
+STAGES = ("audio_encoder", "align", "instruct")
+
+
+def run_of(text: str) -> tuple[str, str]:
+    """`instruct=instruct8` on a command line: a run of a stage."""
+    stage, _, folder = text.partition("=")
+    if stage not in STAGES or not folder:
+        raise argparse.ArgumentTypeError(f"expected {'|'.join(STAGES)}=FOLDER, got {text!r}")
+    return stage, folder
 
 
 def main() -> None:
@@ -108,14 +118,24 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, required=True, help="unpacked packages")
     parser.add_argument("--debs", type=Path, required=True, help="the packages as fetched")
     parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--weights", default="instruct", help="folder of connector, LoRA and head")
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        type=run_of,
+        default=[("instruct", "instruct")],
+        metavar="STAGE=FOLDER",
+        help="runs that these weights are the first to come from; their curves are added",
+    )
     parser.add_argument("--commands", type=Path, help="text file, one command a line")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Tensor]] = {
         "audio_encoder": trained().state_dict(),
-        "connector": load_file(WORK / "instruct" / "connector.safetensors"),
-        "lora": load_file(WORK / "instruct" / "lora.safetensors"),
-        "head": load_file(WORK / "instruct" / "head.safetensors"),  # for who goes on from these
+        "connector": load_file(WORK / options.weights / "connector.safetensors"),
+        "lora": load_file(WORK / options.weights / "lora.safetensors"),
+        # For whoever goes on from these.
+        "head": load_file(WORK / options.weights / "head.safetensors"),
     }
     files = {}
     for name, state in parts.items():
@@ -131,20 +151,25 @@ def main() -> None:
         }
     path = options.out / "training.json"
     before = json.loads(path.read_text()) if path.exists() else {"curves": {}}
-    earlier = before["curves"]
-    curves = {s: curve(s, earlier.get(s, [])) for s in ("audio_encoder", "align", "instruct")}
+    curves = {stage: before["curves"].get(stage, []) for stage in STAGES}
+    for stage, folder in options.runs:
+        curves[stage] = curve(WORK / folder, curves[stage])
     hours = {stage: hours_of(rows) for stage, rows in curves.items()}
+    data = with_earlier(data_list(options.shards, options.tree, options.debs), path)
+    sources = {entry["source"] for entry in data}
+    asked = {p.name for packages, _ in SETS.values() for p in packages} - {p.name for p in PROGRAMS}
     record = {
         "files": files,
         "seed": 0,
         "hours": round(sum(hours.values()), 2),
         "hours_by_stage": hours,
         "commands": options.commands.read_text().splitlines() if options.commands else [],
-        "data": with_earlier(data_list(options.shards, options.tree, options.debs), path),
-        "never_trained_on": sorted({p.name for packages, _ in SETS.values() for p in packages}),
+        "data": data,
+        "never_trained_on": sorted(asked - sources),
+        "trained_on_in_part": sorted(asked & sources),  # the other part is held out
         "curves": curves,
     }
-    swept = WORK / "instruct" / "sweep.json"
+    swept = WORK / options.weights / "sweep.json"
     if swept.exists():
         record["sweep"] = json.loads(swept.read_text())
     elif "sweep" in before:  # of an adapter before this one, which the model card says

@@ -68,7 +68,7 @@ class Run:
             for key, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"optimizer.{i}.{key}"] = value
         part = self.path.with_suffix(".part")
-        counts = {"step": self.step, "minutes": self.elapsed, "of": self.minutes}
+        counts = {"step": self.step, "minutes": self.elapsed}
         save_file(
             {k: t.contiguous() for k, t in tensors.items()}, part, {"run": json.dumps(counts)}
         )

@@ -7,6 +7,8 @@ general, which the prompts share.
 
 import random
 
+from kokanee.benchmarks.heldout import cardinal
+
 
 def listed(text: str, mark: str = " ") -> list[str]:
     """The parts of a text between marks."""
@@ -17,7 +19,6 @@ ONES = listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
 )
-TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
 ORDINALS = listed(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth "
     "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth "
@@ -98,17 +99,6 @@ WORDS = listed(
     "hurricane tornado warning watch"
 )
 POLITE = ("please", "please", "", "", "", "thank you", "sorry", "i am sorry", "okay", "hello")
-
-
-def cardinal(n: int) -> str:
-    """An English number, 0 to 999,999."""
-    if n < 20:
-        return ONES[n]
-    if n < 100:
-        return TENS[n // 10 - 2] + (f" {ONES[n % 10]}" if n % 10 else "")
-    if n < 1000:
-        return f"{ONES[n // 100]} hundred" + (f" {cardinal(n % 100)}" if n % 100 else "")
-    return f"{cardinal(n // 1000)} thousand" + (f" {cardinal(n % 1000)}" if n % 1000 else "")
 
 
 def _number(r: random.Random) -> str:

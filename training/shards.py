@@ -2,8 +2,9 @@
 
 A shard is `<name>.json` (one record a clip), `<name>.pcm` (int16, 16 kHz, clips end to end) and,
 once `encode` and `hear` have run, `<name>.speech` and `<name>.audio` (float16 [n_frames, width],
-clips end to end). Writing the JSON comes last, so an interrupted shard is simply made again;
-`encode` and `hear` resume at the clip they stopped at.
+clips end to end). Writing the JSON comes last, so an interrupted shard is simply made again, and a
+shard that is made again loses what was computed of the former; `encode` and `hear` resume at the
+clip they stopped at.
 """
 
 import json
@@ -39,12 +40,12 @@ def is_validation(record: Record) -> bool:
     """A held-out voice, one in forty acted lines, one in eight sounds, one in twenty foreigners."""
     source = record["source"]
     name = record["name"]
+    if "held" in record:  # whoever put several clips together knows
+        return bool(record["held"])
     # Takes of one event and crops of one track stay together; of these the numbers are the names.
     if source not in {"made", "fluid-soundfont-gm", "drascula-music"}:
         name = re.sub(r"[\d_.-]+", "", name)
     digest = zlib.crc32(name.encode())
-    if record["kind"] == "mixture":
-        return bool(record["held"])
     if record["kind"] in {"speech", "question"}:
         digest = zlib.crc32(record["name"].encode())
         if record.get("language"):
@@ -62,6 +63,8 @@ def write(name: str, clips: Iterable[tuple[Record, np.ndarray]]) -> int:
     """Writes (record, float32 samples in [-1, 1]) pairs as a shard; returns how many."""
     folder = WORK / "shards"
     folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("json", "speech", "audio", "teacher"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
     records, at = [], 0
     with (folder / f"{name}.pcm").open("wb") as sink:
         for record, pcm in clips:

