@@ -111,9 +111,10 @@ def ask_examples(
     known = {(row.package, row.name, row.task): row.answer for row in _read(log)}
     rows = []
     log.parent.mkdir(parents=True, exist_ok=True)
+    begun = log.exists() and log.read_bytes()[-1:] not in {b"", b"\n"}
     with log.open("a", encoding="utf-8") as file:
-        if file.tell():
-            file.write("\n")  # ends the line that an interrupted run may have begun
+        if begun:
+            file.write("\n")  # ends the line at which a run was interrupted
         for n_done, example in enumerate(examples):
             progress(n_done, len(examples))
             # What is true is the example's: a list may be corrected between two runs.
@@ -223,6 +224,22 @@ def _accuracy(pairs: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
         "majority": round(max(n_of.values()) / len(pairs), 4),
         "recall": {name: [right[name], n] for name, n in sorted(n_of.items())},
     }
+
+
+def claim(log: Path, of: str) -> None:
+    """Say in a log's first line whose answers it holds; a log that does not say so is believed.
+
+    Raises:
+        ValueError: they are somebody else's.
+    """
+    if not log.exists():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps({"answers_of": of}) + "\n", "utf-8")
+        return
+    with log.open(encoding="utf-8") as file:
+        first = file.readline()
+    if first.startswith('{"answers_of"') and (found := json.loads(first)["answers_of"]) != of:
+        raise ValueError(f"{log} has the answers of another bundle or setting: {found}, not {of}")
 
 
 def _read(log: Path) -> list[Row]:

@@ -203,6 +203,7 @@ def command(
         wordings="unseen" if unseen_wordings else "trained",
         fresh=fresh,
         opening={"device": device, "threads": threads, "kv_cache": kv_cache},
+        setting=setting if log else None,
     )
 
     def kept(digest: str) -> Path:
@@ -299,6 +300,7 @@ class _Asking:
     wordings: str  # trained or unseen
     fresh: bool
     opening: dict[str, Any]  # of an engine
+    setting: list[str] | None  # what a log that was named by hand must be of, beside the bundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +333,11 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Aske
     log = log.with_stem("-".join([log.stem, *unseen, *parts]))
     if asking.fresh:
         log.unlink(missing_ok=True)
+    if asking.setting is not None:
+        try:
+            quality.claim(log, " ".join([_digest(folder), *asking.setting]))
+        except ValueError as error:
+            raise click.UsageError(f"--log: {error}; name another one, or add --fresh") from None
     columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Engine.open(folder, **asking.opening) as engine,

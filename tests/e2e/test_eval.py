@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_the_same_bundle_answers_the_same_also_in_an_exact_stream(
         assert Path(other["log"]).parent == folder
     logs = sorted(path for path in folder.glob("*.jsonl") if "by-phrase" not in path.name)
     assert len(logs) == 3
-    assert len({log.read_text("utf-8") for log in logs}) == 1
+    assert len({log.read_text("utf-8").partition("\n")[2] for log in logs}) == 1
 
 
 def test_what_is_to_be_written_down_is_heard_by_phrase_too(
@@ -134,7 +135,8 @@ def test_what_is_to_be_written_down_is_heard_by_phrase_too(
     by_phrase = result["by_phrase"]
     assert by_phrase["longest_s"] == 8
     assert by_phrase["log"] == str(folder / "log-by-phrase.jsonl")
-    rows = [json.loads(line) for line in Path(by_phrase["log"]).read_text("utf-8").splitlines()]
+    lines = Path(by_phrase["log"]).read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[1:]]  # the first says whose answers they are
     assert {row["task"] for row in rows} == {"words"}
     answers = {row["name"]: row["answer"] for row in rows}
     assert len(answers) == 4
@@ -178,12 +180,27 @@ def test_a_run_goes_on_with_the_answers_that_are_there(
     result, folder = told
     before = (folder / "log.jsonl").read_text("utf-8").splitlines()
     cut = folder / "cut.jsonl"
-    cut.write_text("\n".join([*before[:4], before[4][:20]]), "utf-8")  # killed while writing
+    cut.write_text("\n".join([*before[:5], before[5][:20]]), "utf-8")  # killed while writing
     again = json.loads(
         evaluate(nano, "--manifest", clips, "--json", "--log", cut).stdout.splitlines()[-1]
     )
     assert again["figures"] == result["figures"]
     assert set(cut.read_text("utf-8").splitlines()) >= set(before)
+
+
+def test_the_answers_of_another_bundle_are_not_taken_for_its_own(
+    told: tuple[dict[str, Any], Path], nano: Path, clips: Path, tmp_path: Path
+) -> None:
+    _, folder = told
+    other = shutil.copytree(nano, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text("utf-8"))
+    (other / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}), "utf-8")
+    log = shutil.copy(folder / "log.jsonl", tmp_path / "log.jsonl")
+    refused = evaluate(other, "--manifest", clips, "--log", log, code=2)
+    assert "has the answers of another bundle or setting" in refused.stderr
+    refused = evaluate(nano, "--manifest", clips, "--log", log, "--kv-cache", "float32", code=2)
+    assert "float32" in refused.stderr
+    evaluate(nano, "--manifest", clips, "--log", log, "--kv-cache", "float32", "--fresh")
 
 
 def test_other_wordings_and_broken_recordings_in_tables(nano: Path, clips: Path) -> None:
