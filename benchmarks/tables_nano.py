@@ -55,7 +55,7 @@ def card(results: Path) -> str:
             _by_phrase(now["by_phrase"], now["figures"], record["floats_by_phrase"]),
             _in_writing(now["in_writing"], now["figures"], record["floats_in_writing"]),
             f"The same answer to the last character with the language model in floats:"
-            f" {equal['value']:.1%} of {equal['n']}. `{commands}`",
+            f" {equal['value']:.1%} of the answers to {equal['n']} clips. `{commands}`",
             _classes("| sound | clips | right | taken for |", now["sounds"]),
             _classes("| language | clips | right | taken for |", now["languages"]),
             _data(json.loads(TRAINING.read_text("utf-8"))),

@@ -176,6 +176,8 @@ def offline(seconds: tuple[float, ...], processes: int, **given: Any) -> None:
 @measurement
 def stream(n: int, microphone: bool, input_device: str | None, **given: Any) -> None:
     """End of speech to first token: held-out recordings in real time, or a microphone."""
+    if microphone and given["against"]:
+        raise click.UsageError("--against: beside a microphone nobody else can be measured.")
     if microphone:
         _run({"stream": {"n": n, "microphone": input_device or ""}}, given)
     else:

@@ -65,7 +65,7 @@ Examples:
     type=click.Choice(list(STREAMING)),
     default="fast",
     show_default=True,
-    help="exact: as `kokanee ask` hears it, to the bit. fast: encoded in short pieces while it is"
+    help="exact: as nano hears it as a whole, to the bit. fast: encoded in short pieces while it is"
     " spoken.",
 )
 @click.option(

@@ -121,7 +121,9 @@ def test_recordings_are_short_wavs() -> None:
         assert path.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize(("example", "said"), [(0, "message"), (1, "text='your message")])
+@pytest.mark.parametrize(
+    ("example", "said"), [(0, "message"), (1, "text='your message"), (2, "message")]
+)
 def test_the_readme_examples_run(nano: Path, example: int, said: str) -> None:
     readme = (RECORDINGS.parents[1] / "README.md").read_text("utf-8")
     code = readme.split("```python\n")[example + 1].partition("```")[0]
