@@ -31,14 +31,16 @@ class BeamSearch:
     """How many texts are followed, and how a finished one is scored."""
 
     n_beams: int = 4
-    length_penalty: float = 1.0  # a text's log-probability is divided by its length to this power
+    length_penalty: float | None = None
+    """A text's log-probability is divided by its length to this power; None: as the bundle has
+    it, 1 for SALMONN."""
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int | None = None  # 0: say anything again; None: as the bundle has it
 
     def __post_init__(self) -> None:
         if not (
             self.n_beams >= 2
-            and -float("inf") < self.length_penalty < float("inf")
+            and -float("inf") < (self.length_penalty or 0) < float("inf")
             and 0 < self.repetition_penalty < float("inf")
             and (self.no_repeat_ngram_size or 0) >= 0
         ):
@@ -73,6 +75,8 @@ class Beams:
             eos_ids: ids that end a text.
         """
         self._search = search
+        penalty = search.length_penalty
+        self._length_penalty = 1.0 if penalty is None else penalty
         self._bos = () if bos_id is None else (bos_id,)
         self._eos_ids = frozenset(eos_ids)
         self._running: list[tuple[int, ...]] = [()]
@@ -117,7 +121,7 @@ class Beams:
         if len(self._finished) == n and running:
             # BOS and the new token count in the length that is reached for.
             length = len(self._bos) + len(running[0])
-            reachable = float(flat[best[0]]) / length**self._search.length_penalty
+            reachable = float(flat[best[0]]) / length**self._length_penalty
             self.done = min(f.score for f in self._finished) >= reachable
         self.done |= not running
         self._settle()
@@ -144,7 +148,7 @@ class Beams:
     def _finish(self, ids: tuple[int, ...], total: float, *, stopped: bool) -> None:
         length = len(self._bos) + len(ids)
         # Without BOS an empty text has no length: it counts as one.
-        score = total / max(1, length) ** self._search.length_penalty
+        score = total / max(1, length) ** self._length_penalty
         worst = min((f.score for f in self._finished), default=-float("inf"))
         if len(self._finished) < self._search.n_beams or score > worst:
             self._finished.append(_Finished(score, ids, stopped))

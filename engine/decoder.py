@@ -62,7 +62,8 @@ class Decoder:
             allocate=cuda_array if on_cuda else untouched_zeros,
         )
         # The float16 graph does without: CUDA's attention operator takes no bias.
-        self._has_branches = "attention_bias" in binding.inputs
+        self.has_branches = "attention_bias" in binding.inputs
+        """Whether `branch` can be called: the graph for CUDA has no such input."""
         self._embedding = embedding
         self._d_model = dims.d_model
         self._last = np.zeros(1, np.int32)  # seqlens_k: index of the last position
@@ -155,7 +156,7 @@ class Decoder:
             ContextFull: they do not fit.
             DeviceError: the graph is the one for CUDA.
         """
-        if not self._has_branches:
+        if not self.has_branches:
             raise DeviceError("beam search runs on the CPU only for now: choose --device cpu")
         self._ask_for(len(tokens))
         at = np.full((1, len(tokens)), position, np.int64)
@@ -216,7 +217,7 @@ class Decoder:
         self._last[0] = total - 1
         self._total[...] = total
         binding.input("inputs_embeds", np.ascontiguousarray(embeds[None], np.float32))
-        if self._has_branches:
+        if self.has_branches:
             if position_ids is None:
                 position_ids = self._positions[None, cache.length : total]
             if hidden is None:

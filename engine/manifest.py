@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -85,6 +86,12 @@ class PromptFormat:
     no_repeat_ngram_size: int = 0
     """Runs of so many tokens that answers say once only, unless a question says otherwise; 0: no
     limit."""
+    length_penalty: float = 1.0
+    """What a `BeamSearch` divides a text's log-probability by is its length to this power, unless
+    it says otherwise; 0: the likeliest text wins, however short."""
+    transcript_beams: int = 1
+    """Texts that are followed at once where somebody's words are written down as a whole, as
+    `kokanee transcribe` does; 1: greedy."""
     written: str | None = None
     """The template of a question that no sound goes with; holds {} once. None: there is none."""
 
@@ -98,6 +105,11 @@ class PromptFormat:
         ):
             raise ManifestError(
                 f"prompt.written: expected {{}} once and no {SPEECH_HERE}, got {self.written!r}"
+            )
+        if self.transcript_beams < 1 or not math.isfinite(self.length_penalty):
+            raise ManifestError(
+                f"prompt: expected transcript_beams of 1 or more and a finite length_penalty,"
+                f" got {self.transcript_beams} and {self.length_penalty}"
             )
         if self.no_repeat_ngram_size < 0:
             raise ManifestError(

@@ -165,6 +165,17 @@ class Session:
         """Seconds of sound that take no more than so many positions, at least, however cut."""
         return self._grow(streaming).seconds_of(n_positions // self._n_queries)
 
+    @property
+    def transcript_search(self) -> Sampling | BeamSearch:
+        """How the bundle would have transcripts searched for that nobody reads as they come.
+
+        Greedy on CUDA, which has no beams yet.
+        """
+        n_beams = self._form.transcript_beams
+        if n_beams == 1 or not self._decoder.has_branches:
+            return Sampling()
+        return BeamSearch(n_beams=n_beams)
+
     def ask(
         self,
         question: str | None = None,
@@ -184,9 +195,9 @@ class Session:
             question: the user's words.
             task: the name of one of the bundle's tasks, in place of a question.
             raw_prompt: a whole template that holds <SpeechHere> once, in place of both.
-            sampling: how tokens are chosen; greedy by default. A `no_repeat_ngram_size` of None is
-                the bundle's. With a `BeamSearch`, pieces come as soon as all beams agree on them,
-                often only at the end.
+            sampling: how tokens are chosen; greedy by default. A `no_repeat_ngram_size` or
+                `length_penalty` of None is the bundle's. With a `BeamSearch`, pieces come as soon
+                as all beams agree on them, often only at the end.
             lora_scale: what the adapter's output is multiplied by; the session's by default, 0 for
                 the bare LLM. Another scale than the last makes other keys and values, so the sound
                 is prefilled again (it is not encoded again).
@@ -218,6 +229,8 @@ class Session:
         if sampling.no_repeat_ngram_size is None:
             size = self._form.no_repeat_ngram_size
             sampling = replace(sampling, no_repeat_ngram_size=size)
+        if isinstance(sampling, BeamSearch) and sampling.length_penalty is None:
+            sampling = replace(sampling, length_penalty=self._form.length_penalty)
         question_embeds = self._decoder.embed(prompt.ids_after)
         if not prompt.ids_after:
             # A raw prompt may end with the sound: its last position is computed again.

@@ -139,12 +139,13 @@ def hear_and_answer_in_writing(
 ) -> Report:
     """Hears a spoken question, writes it down and says the bare language model's answer.
 
-    Where nobody speaks nothing is answered. Only the answer is ever drawn at random.
+    Where nobody speaks nothing is answered. Only the answer is ever drawn at random, and a search
+    that nobody asked for is for the transcript only.
     """
     heard = session.hear(audio.pcm)
     started = time.perf_counter()
-    beams = sampling if isinstance(sampling, BeamSearch) else None
-    question = write_down(session, audio.pcm, beams=beams)
+    drawn = isinstance(sampling, Sampling) and sampling.temperature > 0
+    question = write_down(session, audio.pcm, search=None if drawn else sampling)
     heard = dataclasses.replace(
         heard,
         notes=(*heard.notes, *(() if question.whole else (_CUT_OFF,))),
@@ -237,7 +238,9 @@ def command(
         options.say_notes(engine)
         policy = options.hearing_policy(engine.manifest.policy, pad_to_s, long_audio)
         n_new = max(max_new_tokens, _transcript_tokens(audio.pcm)) if in_writing else max_new_tokens
-        n_answer = n_new * knobs["beams"]  # each beam takes a position a token
+        # Each beam takes a position a token.
+        n_beams = engine.manifest.prompt.transcript_beams if in_writing else 1
+        n_answer = n_new * (search.n_beams if isinstance(search, BeamSearch) else n_beams)
         try:
             if in_writing:
                 check_bundle(engine.manifest.prompt)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kokanee.engine import BeamSearch, Session
+from kokanee.engine import BeamSearch, Sampling, Session
 from kokanee.engine.manifest import PromptFormat
 from kokanee.engine.prompt import fill_written
 
@@ -48,19 +48,22 @@ def check_bundle(form: PromptFormat) -> None:
     fill_written(form, "?")
 
 
-def write_down(session: Session, pcm: F32, *, beams: BeamSearch | None = None) -> Written:
+def write_down(
+    session: Session, pcm: F32, *, search: Sampling | BeamSearch | None = None
+) -> Written:
     """The question in what a session has heard, ready for `Session.ask_in_writing`.
 
     Args:
         session: has heard `pcm`.
         pcm: [n_samples], 16 kHz; its length limits that of the transcript.
-        beams: as for `Session.ask`; nothing is ever drawn at random here.
+        search: as for `Session.ask`; `Session.transcript_search` by default.
 
     Raises:
         ContextFull: the task's wording does not fit.
         ValueError: nothing was heard, or the bundle has no task "asr".
     """
-    answer = session.ask(task="asr", sampling=beams, max_new_tokens=max_new_tokens(pcm))
+    search = search or session.transcript_search
+    answer = session.ask(task="asr", sampling=search, max_new_tokens=max_new_tokens(pcm))
     return Written(text=written_question(answer.text()), whole=answer.finish_reason == "stop")
 
 

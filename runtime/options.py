@@ -187,16 +187,15 @@ def sampling(command: F) -> F:
         click.option(
             "--length-penalty",
             type=float,
-            default=1.0,
-            show_default=True,
-            help="With --beams: above 1 favours long answers, below 1 short ones.",
+            help="With --beams: the higher, the longer the answers.  [default: the bundle's choice,"
+            " 0 for nano, 1 for SALMONN]",
         ),
         click.option(
             "--beams",
             type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help="Follow so many answers at once and take the likeliest; SALMONN's paper has 4.",
+            help="Follow so many answers at once and take the likeliest; SALMONN's paper has 4."
+            "  [default: 1; where words are written down before anybody reads them, the bundle's"
+            " choice, 4 for nano]",
         ),
         click.option("--seed", type=int, help="Makes sampling repeatable."),
         click.option("--repetition-penalty", type=above_0, default=1.0, show_default=True),
@@ -224,23 +223,24 @@ def sampling(command: F) -> F:
 
 def make_search(
     *,
-    beams: int,
-    length_penalty: float,
+    beams: int | None,
+    length_penalty: float | None,
     repetition_penalty: float,
     no_repeat_ngram_size: int | None,
     **sampling: Any,
-) -> Sampling | BeamSearch:
-    """What `sampling`'s options stand for.
+) -> Sampling | BeamSearch | None:
+    """What `sampling`'s options stand for; None: nothing was said.
 
     Raises:
         click.UsageError: beams and random choice exclude each other.
     """
-    if beams == 1:
-        return Sampling(
+    if beams in {None, 1}:
+        chosen = Sampling(
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             **sampling,
         )
+        return None if beams is None and chosen == Sampling() else chosen
     if sampling["temperature"]:
         raise click.UsageError("--beams and --temperature exclude each other.")
     return BeamSearch(

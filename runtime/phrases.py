@@ -117,7 +117,7 @@ def transcribe(
         longest_s: longest stretch that is heard at once.
         question: what is asked of each phrase, or
         task: the name of one of the bundle's tasks; "asr" by default.
-        sampling: as for `Session.ask`.
+        sampling: as for `Session.ask`; `Session.transcript_search` by default.
 
     Raises:
         AudioFormatError: as `Session.hear`.
@@ -125,6 +125,7 @@ def transcribe(
         ValueError: the bundle has no such task, or `longest_s` is below a second.
     """
     task = task or (None if question else "asr")
+    sampling = sampling or session.transcript_search
     for start, end in spans(voice_of(pcm), longest_s=longest_s):
         spoken = pcm[start * FRAME : end * FRAME]
         session.hear(spoken)

@@ -21,7 +21,10 @@ from kokanee.engine import (
     ManifestError,
     Sampling,
     SessionClosed,
+    read_audio,
 )
+from kokanee.runtime.demo import RECORDINGS
+from kokanee.runtime.phrases import transcribe
 
 QUESTION = "What do you hear?"
 
@@ -139,6 +142,30 @@ def test_a_bundle_can_forbid_repeats_and_a_question_allow_them(
         assert not repeats(ids(engine, BeamSearch(n_beams=2)))
         assert ids(engine, Sampling(no_repeat_ngram_size=0)) == plain
         assert ids(tiny_engine, Sampling(no_repeat_ngram_size=2)) == ids(engine)
+
+
+def test_a_bundle_says_how_transcripts_are_searched_for(
+    tiny: Path, tiny_engine: Engine, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["prompt"] |= {"transcript_beams": 3, "length_penalty": -1.0}
+    manifest["prompt"]["eos_ids"] = list(range(3, 300, 9))  # so that texts of many lengths end
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    pcm = read_audio(RECORDINGS / "speech.wav").pcm
+    with tiny_engine.session(n_ctx=256) as session:
+        assert session.transcript_search == Sampling()
+    with Engine.open(folder, device="cpu", threads=1) as engine, engine.session() as session:
+        assert session.transcript_search == BeamSearch(n_beams=3)
+        (phrase,) = transcribe(session, pcm, question=QUESTION)
+
+        def text(search: BeamSearch | None) -> str:
+            (only,) = transcribe(session, pcm, question=QUESTION, sampling=search)
+            return only.text
+
+        # The bundle's own choices, unless others are asked for.
+        assert phrase.text == text(BeamSearch(n_beams=3, length_penalty=-1.0))
+        assert phrase.text != text(BeamSearch(n_beams=3, length_penalty=3.0))
 
 
 def test_the_adapter_can_be_switched_off(tiny_engine: Engine) -> None:

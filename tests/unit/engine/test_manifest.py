@@ -101,6 +101,7 @@ def test_what_is_younger_than_the_format_may_be_missing() -> None:
     manifest = manifest_dict()
     prompt = Manifest.from_json(json.dumps(manifest)).prompt
     assert (prompt.no_repeat_ngram_size, prompt.written) == (0, None)
+    assert (prompt.length_penalty, prompt.transcript_beams) == (1.0, 1)
     manifest["prompt"] |= {"no_repeat_ngram_size": 4, "written": "USER: {}"}
     prompt = Manifest.from_json(json.dumps(manifest)).prompt
     assert (prompt.no_repeat_ngram_size, prompt.written) == (4, "USER: {}")
@@ -142,6 +143,14 @@ def negative_size(d: dict[str, Any]) -> None:
     d["prompt"]["no_repeat_ngram_size"] = -1
 
 
+def no_beams(d: dict[str, Any]) -> None:
+    d["prompt"]["transcript_beams"] = 0
+
+
+def endless_penalty(d: dict[str, Any]) -> None:
+    d["prompt"]["length_penalty"] = float("inf")
+
+
 def unknown_choice(d: dict[str, Any]) -> None:
     d["policy"]["long_audio"] = "loop"
 
@@ -166,6 +175,8 @@ def missing_graph(d: dict[str, Any]) -> None:
         (written_with_a_sound, r"prompt\.written: expected \{\} once and no <SpeechHere>"),
         (written_without_a_question, r"prompt\.written: expected \{\} once"),
         (negative_size, r"no_repeat_ngram_size: expected 0 or more, got -1"),
+        (no_beams, r"expected transcript_beams of 1 or more .* got 0 and 1\.0"),
+        (endless_penalty, r"a finite length_penalty, got 1 and inf"),
         (unknown_choice, r"expected one of \['cut', 'segment'\], got 'loop'"),
         (unlisted_file, r"tokenizer\.json is used but not listed"),
         (missing_graph, r"graphs: expected"),
