@@ -69,8 +69,9 @@ def _by_phrase(
     """What is written down, and what more or less of it is wrong if it is heard by phrase."""
     head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
     return (
-        f"Cut at pauses into {found['longest_s']:g} seconds at most, as `kokanee transcribe` hears"
-        f" (`kokanee eval nano --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
+        f"Cut at pauses into {found['longest_s']:g} seconds at most and written down by four beams,"
+        " as `kokanee transcribe` does; whole clips greedily, as by `kokanee ask` (`kokanee eval nano"
+        f" --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
     )
 
 
@@ -80,7 +81,7 @@ def _in_writing(
     """What the bare language model answers to what is written down."""
     head = "| | clips | at once | in writing | points more | 95 % | float LLM, points more |"
     return (
-        "Written down first, then answered by the bare language model, as"
+        "Written down first by four beams, then answered by the bare language model, as"
         " `kokanee ask --in-writing` does (`kokanee eval nano --in-writing`):\n\n"
         + table(head, _two_ways(found, whole, floats))
     )

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from kokanee.benchmarks.heldout import CLASS_NAMES
 from kokanee.engine.features import fbank
-from kokanee.export.reference import BEATs, BeatsDims
+from kokanee.export.dims import BeatsDims
+from kokanee.export.reference import BEATs
 from training.augment import F32, coloured, coloured_noise, faster, in_room, invented
 from training.precision import autocast
 from training.resume import Run
@@ -229,7 +230,8 @@ def main() -> None:
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
     gain = (8 * NANO.encoder_layers) ** -0.25
-    for layer in model.beats.encoder.layers:
+    layers: Any = model.beats.encoder.layers
+    for layer in layers:
         for part in (layer.self_attn.v_proj, layer.self_attn.out_proj, layer.fc1, layer.fc2):
             nn.init.xavier_normal_(part.weight, gain=gain)
     nn.init.constant_(model.teacher_head.bias, -6.0)

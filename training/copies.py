@@ -48,7 +48,7 @@ def copy_of(pcm: F32, names: list[str], waveforms: list[F32]) -> str | None:
     """
     sound = _sounding(pcm)
     for name, other in zip(names, waveforms, strict=True):
-        alike = len(sound) and abs(len(sound) - len(other)) <= 0.03 * len(other)
+        alike = len(sound) > 0 and abs(len(sound) - len(other)) <= 0.03 * len(other)
         # The evaluation cuts what is long; of that no more than the beginning can be compared.
         alike |= len(sound) >= len(other) >= 0.9 * heldout.MAX_SECONDS * heldout.RATE
         if alike and likeness(sound, other) > ALIKE:

@@ -98,7 +98,7 @@ def curve(folder: Path, earlier: list[Any]) -> list[Any]:
 def hours_of(rows: list[Any]) -> float:
     """Wall time of a stage: each run's minutes count from nought."""
     ends = {row["run"]: row["minutes"] for row in rows}
-    return round(sum(ends.values()) / 60, 2)
+    return float(round(sum(ends.values()) / 60, 2))
 
 
 STAGES = ("audio_encoder", "align", "instruct")

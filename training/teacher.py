@@ -154,7 +154,7 @@ class Teacher:
             patch = np.clip(patch, 0, 255).astype(np.uint8)[None, None]
             (out,) = self._session.run(None, {"audio": patch})
             rows.append(out.reshape(N_CLASSES).astype(np.float32))
-        return (np.stack(rows) - self.out_zero) * self.out_scale
+        return np.asarray((np.stack(rows) - self.out_zero) * self.out_scale, np.float32)
 
 
 @functools.cache
