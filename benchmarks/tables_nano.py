@@ -70,8 +70,8 @@ def _by_phrase(
     head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
     return (
         f"Cut at pauses into {found['longest_s']:g} seconds at most and written down by four beams,"
-        " as `kokanee transcribe` does; whole clips greedily, as by `kokanee ask` (`kokanee eval nano"
-        f" --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
+        " as `kokanee transcribe` does; whole clips greedily, as by `kokanee ask` (`kokanee eval"
+        f" nano --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
     )
 
 
