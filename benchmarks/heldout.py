@@ -89,7 +89,7 @@ CLASSES: tuple[SoundClass, ...] = (
     SoundClass(
         "drum",
         "a drum",
-        r"drum|cymbal|percussion",
+        r"(?:kettle)?drum|cymbal|percussion",
         rf"drum|tabla|snare|{_W}bd_|{_W}kick|cymbal|bongo|maracas|castanets|tambourine|timpani|"
         rf"{_W}tom{_E}|shaker|beatbox|{_W}sn_|clap{_E}|hihat|conga|{_W}percussion",
     ),
@@ -124,7 +124,7 @@ CLASSES: tuple[SoundClass, ...] = (
     SoundClass(
         "farm animal",
         "a farm animal",
-        r"farm animal|cow|sheep|pig|goat",
+        r"farm animal|cow|sheep|pigs?\b|piglet|goat",
         rf"{_W}(cow|sheep|pig|goat|mountaingoat|bull|ram|bison|lamb|camel|dromedary)(_|{_E})",
     ),
     SoundClass(
@@ -181,7 +181,7 @@ CLASSES: tuple[SoundClass, ...] = (
     SoundClass(
         "engine",
         "an engine",
-        r"engine|motor|car\b|train|machine|vehicle|truck|helicopter|plane(?!t)",
+        r"engine|motor|car\b|train|machine|vehicle|truck|helicopter|(?:air|aero)?plane(?!t)",
         rf"engine|{_W}car{_E}|carpassing|motorcycle|sewingmachine|train(?!ing)|truck|plane|"
         rf"helicopter|machine|diesel|factory|hover|blowtorch|drillgun|vacuum|washing|generator|"
         rf"turbine|minepump|sawidl|sawful|chronos|traffic|jet",

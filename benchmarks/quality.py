@@ -232,7 +232,7 @@ def claim(log: Path, of: str) -> None:
     Raises:
         ValueError: they are somebody else's.
     """
-    if not log.exists():
+    if not log.exists() or not log.stat().st_size:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(json.dumps({"answers_of": of}) + "\n", "utf-8")
         return

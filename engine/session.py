@@ -229,8 +229,7 @@ class Session:
         if sampling.no_repeat_ngram_size is None:
             size = self._form.no_repeat_ngram_size
             sampling = replace(sampling, no_repeat_ngram_size=size)
-        if isinstance(sampling, BeamSearch) and sampling.length_penalty is None:
-            sampling = replace(sampling, length_penalty=self._form.length_penalty)
+        sampling = self._with_length_penalty(sampling)
         question_embeds = self._decoder.embed(prompt.ids_after)
         if not prompt.ids_after:
             # A raw prompt may end with the sound: its last position is computed again.
@@ -278,6 +277,7 @@ class Session:
         sampling = sampling or Sampling()
         if sampling.no_repeat_ngram_size is None:
             sampling = replace(sampling, no_repeat_ngram_size=0)
+        sampling = self._with_length_penalty(sampling)
         return self._begun(prompt, self._decoder.embed(ids), sampling, max_new_tokens)
 
     def rest(self) -> None:
@@ -488,6 +488,12 @@ class Session:
             answer.finish_reason = "stop"
         else:
             answer.finish_reason = "length" if len(ids) == max_new_tokens else "context"
+
+    def _with_length_penalty(self, sampling: Sampling | BeamSearch) -> Sampling | BeamSearch:
+        """The bundle's, unless it has one."""
+        if isinstance(sampling, BeamSearch) and sampling.length_penalty is None:
+            return replace(sampling, length_penalty=self._form.length_penalty)
+        return sampling
 
     def _stop_answer(self) -> None:
         if self._answer is not None and self._answer.finish_reason is None:

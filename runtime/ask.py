@@ -134,18 +134,25 @@ def hear_and_answer_in_writing(
     audio: Audio,
     *,
     say: Callable[[str], object],
-    sampling: Sampling | BeamSearch | None,
+    search: Sampling | BeamSearch,
+    sampling: Sampling | BeamSearch,
     max_new_tokens: int,
 ) -> Report:
     """Hears a spoken question, writes it down and says the bare language model's answer.
 
-    Where nobody speaks nothing is answered. Only the answer is ever drawn at random, and a search
-    that nobody asked for is for the transcript only.
+    Where nobody speaks nothing is answered.
+
+    Args:
+        session: Hears and answers.
+        audio: The recording.
+        say: Called with each piece of the answer.
+        search: For the question.
+        sampling: For the answer.
+        max_new_tokens: Of the answer.
     """
     heard = session.hear(audio.pcm)
     started = time.perf_counter()
-    drawn = isinstance(sampling, Sampling) and sampling.temperature > 0
-    question = write_down(session, audio.pcm, search=None if drawn else sampling)
+    question = write_down(session, audio.pcm, search=search)
     heard = dataclasses.replace(
         heard,
         notes=(*heard.notes, *(() if question.whole else (_CUT_OFF,))),
@@ -230,7 +237,7 @@ def command(
     asked = options.read_words(words, task=task, raw_prompt=raw_prompt)
     if in_writing and asked.question is not None:
         raise click.UsageError(f"--in-writing: the question is in the recording, got: {words[-1]}")
-    search = options.make_search(**knobs)
+    sampling = options.make_search(**knobs)
     audio = read_audio(asked.file)  # before a bundle is made or opened: it may be no sound at all
     read_ms = _ms_since(started)
     folder = find_bundle(asked.bundle, cache_dir=cache_dir)
@@ -239,8 +246,10 @@ def command(
         policy = options.hearing_policy(engine.manifest.policy, pad_to_s, long_audio)
         n_new = max(max_new_tokens, _transcript_tokens(audio.pcm)) if in_writing else max_new_tokens
         # Each beam takes a position a token.
-        n_beams = engine.manifest.prompt.transcript_beams if in_writing else 1
-        n_answer = n_new * (search.n_beams if isinstance(search, BeamSearch) else n_beams)
+        n_beams = sampling.n_beams if isinstance(sampling, BeamSearch) else 1
+        if in_writing:
+            n_beams = max(n_beams, engine.manifest.prompt.transcript_beams)
+        n_answer = n_new * n_beams
         try:
             if in_writing:
                 check_bundle(engine.manifest.prompt)
@@ -256,8 +265,15 @@ def command(
         with session:
             say = _nothing if as_json else _say
             if in_writing:
+                # The question is never drawn at random, only the answer.
+                steady = knobs | {"temperature": 0.0}
                 report = hear_and_answer_in_writing(
-                    session, audio, say=say, sampling=search, max_new_tokens=max_new_tokens
+                    session,
+                    audio,
+                    say=say,
+                    search=options.make_transcript_search(session.transcript_search, **steady),
+                    sampling=sampling,
+                    max_new_tokens=max_new_tokens,
                 )
             else:
                 report = hear_and_answer(
@@ -267,7 +283,7 @@ def command(
                     question=asked.question,
                     task=task,
                     raw_prompt=raw_prompt,
-                    sampling=search,
+                    sampling=sampling,
                     max_new_tokens=max_new_tokens,
                 )
     report.timings_ms.update(engine.timings_ms | {"read": read_ms, "total": _ms_since(started)})

@@ -228,19 +228,21 @@ def make_search(
     repetition_penalty: float,
     no_repeat_ngram_size: int | None,
     **sampling: Any,
-) -> Sampling | BeamSearch | None:
-    """What `sampling`'s options stand for; None: nothing was said.
+) -> Sampling | BeamSearch:
+    """What `sampling`'s options stand for where an answer is read as it comes.
 
     Raises:
-        click.UsageError: beams and random choice exclude each other.
+        click.UsageError: beams and random choice exclude each other; a penalty of length goes with
+            beams.
     """
-    if beams in {None, 1}:
-        chosen = Sampling(
+    if beams is None or beams == 1:
+        if length_penalty is not None:
+            raise click.UsageError("--length-penalty goes with --beams.")
+        return Sampling(
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             **sampling,
         )
-        return None if beams is None and chosen == Sampling() else chosen
     if sampling["temperature"]:
         raise click.UsageError("--beams and --temperature exclude each other.")
     return BeamSearch(
@@ -249,6 +251,21 @@ def make_search(
         repetition_penalty=repetition_penalty,
         no_repeat_ngram_size=no_repeat_ngram_size,
     )
+
+
+def make_transcript_search(bundles: Sampling | BeamSearch, **knobs: Any) -> Sampling | BeamSearch:
+    """What they stand for where a transcript is wanted as a whole.
+
+    Args:
+        bundles: `Session.transcript_search`, which counts where --beams was not given.
+        knobs: as for `make_search`.
+
+    Raises:
+        click.UsageError: as `make_search`.
+    """
+    if knobs["beams"] is not None or knobs["temperature"] or not isinstance(bundles, BeamSearch):
+        return make_search(**knobs)
+    return make_search(**knobs | {"beams": bundles.n_beams})
 
 
 def max_new_tokens(default: int) -> Callable[[F], F]:

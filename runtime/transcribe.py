@@ -74,7 +74,6 @@ def command(
     started = time.perf_counter()
     if not 1 <= len(words) <= 2:
         raise click.UsageError(f"Expected [BUNDLE] FILE, got: {' '.join(words) or 'nothing'}")
-    search = options.make_search(**knobs)
     audio = read_audio(Path(words[-1]), options.HOURS)  # before a bundle is made or opened
     folder = find_bundle(words[0] if len(words) == 2 else options.NANO, cache_dir=cache_dir)
     phrases: list[Phrase] = []
@@ -87,6 +86,7 @@ def command(
         if (task or "asr") not in tasks:
             raise click.UsageError(f"--task: expected one of {', '.join(sorted(tasks))}")
         policy = engine.manifest.policy
+        search = options.make_transcript_search(session.transcript_search, **knobs)
         if policy.long_audio == "cut" and longest > policy.max_s:
             raise click.UsageError(
                 f"--longest: {engine.manifest.name} hears {policy.max_s:g} s at once at most"

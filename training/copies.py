@@ -44,7 +44,7 @@ def likeness(a: F32, b: F32) -> float:
 def copy_of(pcm: F32, names: list[str], waveforms: list[F32]) -> str | None:
     """The held-out recording that this is a copy of; only equally long ones are compared.
 
-    Or those of which the evaluation has the beginning.
+    Or those of which it may have the beginning only, because it cuts what is long.
     """
     sound = _sounding(pcm)
     for name, other in zip(names, waveforms, strict=True):

@@ -54,7 +54,7 @@ VARIANTS = ("", "+f2", "+m3", "+f4", "+m7", "+klatt2")
 def read(path: Path) -> F32:
     """Any recording, at 16 kHz, first channel, no longer than a minute."""
     if path.suffix == ".g722":
-        return telephone(path)
+        return telephone(path)[: 60 * RATE]
     pcm, rate = sf.read(path, dtype="float32", always_2d=True, frames=60 * 48_000)
     return np.asarray(soxr.resample(pcm[:, 0], rate, RATE), np.float32)
 

@@ -92,6 +92,9 @@ def curve(folder: Path, earlier: list[Any]) -> list[Any]:
     """A run's validations, in place of those that were published of it, behind all others'."""
     lines = (folder / "curve.jsonl").read_text().splitlines()
     rows = [{"run": folder.name, **json.loads(line)} for line in lines]
+    known = [row for row in earlier if row["run"] == folder.name]
+    if rows[: len(known)] != known:
+        raise ValueError(f"{folder.name}: another run of this name is published; rename the folder")
     return [row for row in earlier if row["run"] != folder.name] + rows
 
 
@@ -123,7 +126,7 @@ def main() -> None:
         "--runs",
         nargs="+",
         type=run_of,
-        default=[("instruct", "instruct")],
+        required=True,
         metavar="STAGE=FOLDER",
         help="runs that these weights are the first to come from; their curves are added",
     )

@@ -129,6 +129,26 @@ def test_a_spoken_question_is_written_down_and_answered_in_writing(
     assert f"(asked: {report['question']})" in run.err
 
 
+def test_a_question_is_written_down_with_the_beams_that_the_bundle_wants(
+    run: Run, tiny: Path, wav: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "beams")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["prompt"]["transcript_beams"] = 3
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    in_writing = ("ask", folder, wav, "--in-writing", "--max-new-tokens", "6", "--json")
+    asr = ("ask", folder, wav, "--task", "asr", "--max-new-tokens", "64", "--json")
+    asked = {}
+    for beams in ("1", "3"):
+        words = json.loads(run(*asr, "--beams", beams).out)["text"]
+        asked[beams] = written_question(words)
+        assert json.loads(run(*in_writing, "--beams", beams).out)["question"] == asked[beams]
+    assert asked["1"] != asked["3"]
+    for nothing_about_beams in ((), ("--temperature", "0.7")):
+        said = json.loads(run(*in_writing, *nothing_about_beams).out)
+        assert said["question"] == asked["3"]
+
+
 def test_a_bundle_without_a_template_for_writing_says_so(
     run: Run, tiny: Path, wav: Path, tmp_path: Path
 ) -> None:

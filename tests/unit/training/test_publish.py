@@ -20,6 +20,8 @@ def test_a_run_is_published_once_however_often_it_is_published(tmp_path: Path) -
     once = curve(folder, earlier)
     assert once == earlier + rows("instruct8", 30.0, 84.0)
     assert curve(folder, once) == once
+    with pytest.raises(ValueError, match="instruct8: another run of this name is published"):
+        curve(folder, rows("instruct8", 5.0))
 
 
 def test_hours_are_those_of_every_run() -> None:
