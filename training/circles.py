@@ -23,8 +23,9 @@ from training.shards import Shard, is_validation
 WHOLE: dict[str, Sampling | BeamSearch] = {
     "whole, anything": Sampling(no_repeat_ngram_size=0),
     "whole, penalty 1.1": Sampling(no_repeat_ngram_size=0, repetition_penalty=1.1),
-    "whole, beams, anything": BeamSearch(no_repeat_ngram_size=0),
-    "whole, beams": BeamSearch(),
+    "whole, beams, anything": BeamSearch(length_penalty=0.0, no_repeat_ngram_size=0),
+    "whole, beams": BeamSearch(length_penalty=0.0),
+    "whole, beams, divided by length": BeamSearch(length_penalty=1.0),
 } | {f"whole, no {n} tokens again": Sampling(no_repeat_ngram_size=n) for n in (3, 4, 5, 6)}
 LENGTHS = (4.0, 6.0, 8.0, 12.0)
 Clip = tuple[np.ndarray, str]
@@ -54,9 +55,9 @@ def answers(session: Session, pcm: np.ndarray) -> Iterator[tuple[str, str]]:
     for how, sampling in WHOLE.items():
         yield how, session.ask(task="asr", sampling=sampling, max_new_tokens=most).text()
     for longest in LENGTHS:
-        phrases = transcribe(session, pcm, longest_s=longest)
+        phrases = transcribe(session, pcm, longest_s=longest, sampling=Sampling())
         yield f"by phrase, {longest:g} s", " ".join(phrase.text for phrase in phrases)
-    phrases = transcribe(session, pcm, sampling=BeamSearch())
+    phrases = transcribe(session, pcm, sampling=BeamSearch(length_penalty=0.0))
     yield "by phrase, 8 s, beams", " ".join(phrase.text for phrase in phrases)
 
 
