@@ -89,8 +89,8 @@ PROMPT = PromptFormat(
         "music": "Is there music?",
     },
     written="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
-    # Of 190 validation clips' words 28 % are wrong so, 33 % greedily; divided by their length, texts
-    # that go on and on would be the likelier the longer they are (docs/nano.md).
+    # Of 190 validation clips' words 28 % are wrong so, 33 % greedily; divided by their length,
+    # texts that go on and on would be the likelier the longer they are (docs/nano.md).
     length_penalty=0.0,
     transcript_beams=4,
     no_repeat_ngram_size=4,  # it goes round in circles otherwise (docs/nano.md has figures)
