@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from kokanee.engine import BeamSearch, Sampling
 from kokanee.runtime.options import Words, make_search, make_transcript_search, read_words
 
-SAID = {
+SAID: dict[str, Any] = {
     "beams": None,
     "length_penalty": None,
     "repetition_penalty": 1.0,
@@ -69,7 +70,7 @@ def test_too_few_or_too_many_words_are_shown_with_what_was_expected(words: tuple
     ],
 )
 def test_transcripts_are_searched_as_the_bundle_says_unless_told_otherwise(
-    said: dict[str, object], answer: Sampling | BeamSearch, transcript: Sampling | BeamSearch
+    said: dict[str, Any], answer: Sampling | BeamSearch, transcript: Sampling | BeamSearch
 ) -> None:
     assert make_search(**SAID | said) == answer
     assert make_transcript_search(FOUR, **SAID | said) == transcript
