@@ -27,7 +27,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         title = f"Streamed ({streamed['mode']}) beside offline"
         console.print(beside(streamed, title=title))
     if by_phrase := result["by_phrase"]:
-        title = f"Cut into {by_phrase['longest_s']:g} s at most, as to transcribe, beside whole"
+        title = f"Cut at pauses into {by_phrase['longest_s']:g} s at most, beside whole clips"
         console.print(beside(by_phrase, title=title))
     if in_writing := result["in_writing"]:
         title = "Questions answered in writing, beside at once"
