@@ -208,7 +208,9 @@ def test_a_trace_needs_no_question(run: Run, tiny: Path, wav: Path, tmp_path: Pa
 
 def test_a_device_that_is_not_there_is_told_in_one_line(run: Run, tiny: Path, wav: Path) -> None:
     """ONNX Runtime's own warning came before it; warnings are errors here."""
-    run("ask", tiny, wav, QUESTION, "--device", "cuda").assert_fails("CUDA", "kokanee[cuda]")
+    run("ask", tiny, wav, QUESTION, "--device", "cuda").assert_fails(
+        "CUDA", "kokanee doctor --device"
+    )
 
 
 def test_a_missing_extra_is_told_in_one_line(

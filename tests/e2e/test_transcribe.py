@@ -73,7 +73,7 @@ def test_eleven_minutes_are_no_reason_to_refuse(nano: Path, tmp_path: Path) -> N
     late = np.concatenate([np.zeros(660 * 16_000, np.float32), speech])
     soundfile.write(tmp_path / "late.flac", late, 16_000)
     done = transcribe(nano, tmp_path / "late.flac", "--format", "srt").stdout.splitlines()
-    assert done[1].startswith("00:11:0")
+    assert done[1].startswith(("00:10:59", "00:11:0"))
     assert done[2] == "your message has been saved"
 
 
