@@ -286,7 +286,7 @@ def normalised(text: str) -> str:
     """Lower case, numbers as words, no punctuation: the form in which words are compared."""
     text = text.lower().replace("\u2019", "'").replace("&", " and ").replace("%", " percent ")
     text = re.sub(r"[\[(<].*?[\])>]", " ", text)
-    # "am" is half past nothing where no number stands before it.
+    # 10am, 3 PM, a.m.: but "am" by itself is a word.
     hours = r"(?<=\d)\s?([ap])m\b|\b(p)m\b|\b([ap])(?:\.\s?|\s)m\b\.?"
     text = re.sub(hours, lambda m: f" {m[1] or m[2] or m[3]} m", text)
     text = re.sub(r"\d+", lambda m: f" {cardinal(int(m[0]))} " if len(m[0]) < 7 else m[0], text)

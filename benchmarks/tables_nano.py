@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kokanee.export.nano.build import PROMPT
+
 from .tables_further import table
 
 TRAINING = Path(__file__).parents[1] / "export" / "nano" / "training.json"
@@ -69,8 +71,8 @@ def _by_phrase(
     """What is written down, and what more or less of it is wrong if it is heard by phrase."""
     head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
     return (
-        f"Cut at pauses into {found['longest_s']:g} seconds at most and written down by four beams,"
-        " as `kokanee transcribe` does; whole clips greedily, as by `kokanee ask` (`kokanee eval"
+        f"Cut at pauses into {found['longest_s']:g} seconds at most and written down by"
+        f" {PROMPT.transcript_beams} beams, as `kokanee transcribe` does; whole clips greedily, as by `kokanee ask` (`kokanee eval"
         f" nano --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
     )
 
@@ -81,8 +83,8 @@ def _in_writing(
     """What the bare language model answers to what is written down."""
     head = "| | clips | at once | in writing | points more | 95 % | float LLM, points more |"
     return (
-        "Written down first by four beams, then answered by the bare language model, as"
-        " `kokanee ask --in-writing` does (`kokanee eval nano --in-writing`):\n\n"
+        f"Written down first by {PROMPT.transcript_beams} beams, then answered by the bare language"
+        " model, as `kokanee ask --in-writing` does (`kokanee eval nano --in-writing`):\n\n"
         + table(head, _two_ways(found, whole, floats))
     )
 

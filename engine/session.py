@@ -225,11 +225,7 @@ class Session:
         n_new = len(prompt.ids_after) + 1
         if n_new > cache.room:
             raise full("the question", n_new, cache.room, cache.n_ctx)
-        sampling = sampling or Sampling()
-        if sampling.no_repeat_ngram_size is None:
-            size = self._form.no_repeat_ngram_size
-            sampling = replace(sampling, no_repeat_ngram_size=size)
-        sampling = self._with_length_penalty(sampling)
+        sampling = self._settled(sampling, no_repeats_of=self._form.no_repeat_ngram_size)
         question_embeds = self._decoder.embed(prompt.ids_after)
         if not prompt.ids_after:
             # A raw prompt may end with the sound: its last position is computed again.
@@ -274,10 +270,7 @@ class Session:
         self._answers.clear()
         self._seconds = 0.0
         prompt = Prompt(bos_id=self._form.bos_id, ids_before=(), ids_after=ids)
-        sampling = sampling or Sampling()
-        if sampling.no_repeat_ngram_size is None:
-            sampling = replace(sampling, no_repeat_ngram_size=0)
-        sampling = self._with_length_penalty(sampling)
+        sampling = self._settled(sampling, no_repeats_of=0)
         return self._begun(prompt, self._decoder.embed(ids), sampling, max_new_tokens)
 
     def rest(self) -> None:
@@ -489,10 +482,15 @@ class Session:
         else:
             answer.finish_reason = "length" if len(ids) == max_new_tokens else "context"
 
-    def _with_length_penalty(self, sampling: Sampling | BeamSearch) -> Sampling | BeamSearch:
-        """The bundle's, unless it has one."""
+    def _settled(
+        self, sampling: Sampling | BeamSearch | None, *, no_repeats_of: int
+    ) -> Sampling | BeamSearch:
+        """What was asked for, with the bundle's choice where nothing was."""
+        sampling = sampling or Sampling()
+        if sampling.no_repeat_ngram_size is None:
+            sampling = replace(sampling, no_repeat_ngram_size=no_repeats_of)
         if isinstance(sampling, BeamSearch) and sampling.length_penalty is None:
-            return replace(sampling, length_penalty=self._form.length_penalty)
+            sampling = replace(sampling, length_penalty=self._form.length_penalty)
         return sampling
 
     def _stop_answer(self) -> None:

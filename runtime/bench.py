@@ -324,7 +324,7 @@ def reproduce(
     """Run records again as they were made, and say which numbers differ beyond the noise.
 
     Without RECORDED: those that the README's figures are from. Half an hour on two
-    cores, and as much again to make a 7B model of random weights (extra [build], 26 GB of disk).
+    cores, after a 7B model of random weights was made (extra [build], 26 GB of disk).
     """
     need_bench("psutil", "av", "jiwer")
     cache = cache_dir or default_cache()

@@ -191,7 +191,8 @@ def command(
     if file is None:
         source = Microphone(int(mic) if mic is not None and mic.isdecimal() else mic)
     else:
-        source = Playback([read_audio(file, options.HOURS).pcm], name=str(file), realtime=realtime)
+        pcm = read_audio(file, options.FOUR_HOURS).pcm
+        source = Playback([pcm], name=str(file), realtime=realtime)
     with contextlib.closing(source):
         folder = find_bundle(bundle, cache_dir=cache_dir)
         with (

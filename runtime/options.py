@@ -14,7 +14,7 @@ from kokanee.quant.schemes import LLM_SCHEMES
 F = TypeVar("F", bound=Callable[..., Any])
 
 NANO = "nano"
-HOURS = AudioLimits(max_s=4 * 3600)
+FOUR_HOURS = AudioLimits(max_s=4 * 3600)
 """Of recordings that are heard phrase by phrase or turn by turn: 0.9 GB of samples."""
 
 
@@ -221,6 +221,16 @@ def sampling(command: F) -> F:
     return command
 
 
+def check_search(*, beams: int | None, temperature: float, **_: Any) -> None:
+    """What can be told of `sampling`'s options before there is a bundle.
+
+    Raises:
+        click.UsageError: beams and random choice exclude each other.
+    """
+    if temperature and (beams or 1) > 1:
+        raise click.UsageError("--beams and --temperature exclude each other.")
+
+
 def make_search(
     *,
     beams: int | None,
@@ -243,8 +253,7 @@ def make_search(
             no_repeat_ngram_size=no_repeat_ngram_size,
             **sampling,
         )
-    if sampling["temperature"]:
-        raise click.UsageError("--beams and --temperature exclude each other.")
+    check_search(beams=beams, **sampling)
     return BeamSearch(
         n_beams=beams,
         length_penalty=length_penalty,
@@ -253,19 +262,19 @@ def make_search(
     )
 
 
-def make_transcript_search(bundles: Sampling | BeamSearch, **knobs: Any) -> Sampling | BeamSearch:
+def make_transcript_search(default: Sampling | BeamSearch, **knobs: Any) -> Sampling | BeamSearch:
     """What they stand for where a transcript is wanted as a whole.
 
     Args:
-        bundles: `Session.transcript_search`, which counts where --beams was not given.
+        default: `Session.transcript_search`, which counts where --beams was not given.
         knobs: as for `make_search`.
 
     Raises:
         click.UsageError: as `make_search`.
     """
-    if knobs["beams"] is not None or knobs["temperature"] or not isinstance(bundles, BeamSearch):
+    if knobs["beams"] is not None or knobs["temperature"] or not isinstance(default, BeamSearch):
         return make_search(**knobs)
-    return make_search(**knobs | {"beams": bundles.n_beams})
+    return make_search(**knobs | {"beams": default.n_beams})
 
 
 def max_new_tokens(default: int) -> Callable[[F], F]:

@@ -74,7 +74,8 @@ def command(
     started = time.perf_counter()
     if not 1 <= len(words) <= 2:
         raise click.UsageError(f"Expected [BUNDLE] FILE, got: {' '.join(words) or 'nothing'}")
-    audio = read_audio(Path(words[-1]), options.HOURS)  # before a bundle is made or opened
+    options.check_search(**knobs)
+    audio = read_audio(Path(words[-1]), options.FOUR_HOURS)  # before a bundle is made or opened
     folder = find_bundle(words[0] if len(words) == 2 else options.NANO, cache_dir=cache_dir)
     phrases: list[Phrase] = []
     with (

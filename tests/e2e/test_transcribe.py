@@ -84,6 +84,8 @@ def test_bad_input_is_told_in_one_line(nano: Path, tmp_path: Path) -> None:
     for words in ((), ("nano", "a.wav", "What is said?")):
         assert "Expected [BUNDLE] FILE, got" in transcribe(*words, code=2).stderr
     speech = RECORDINGS / "speech.wav"
+    both = transcribe(tmp_path / "no-bundle", speech, "--beams", "2", "--temperature", "1", code=2)
+    assert "--beams and --temperature exclude each other" in both.stderr
     wrong = transcribe(nano, speech, "--task", "poetry", "--format", "vtt", code=2)
     assert wrong.stdout == ""
     assert "--task: expected one of asr, music, sound" in wrong.stderr
