@@ -72,8 +72,9 @@ def _by_phrase(
     head = "| | clips | heard whole | by phrase | points more | 95 % | float LLM, points more |"
     return (
         f"Cut at pauses into {found['longest_s']:g} seconds at most and written down by"
-        f" {PROMPT.transcript_beams} beams, as `kokanee transcribe` does; whole clips greedily, as by `kokanee ask` (`kokanee eval"
-        f" nano --by-phrase`):\n\n{table(head, _two_ways(found, whole, floats))}"
+        f" {PROMPT.transcript_beams} beams, as `kokanee transcribe` does; whole clips greedily, as"
+        " by `kokanee ask` (`kokanee eval nano --by-phrase`):"
+        f"\n\n{table(head, _two_ways(found, whole, floats))}"
     )
 
 
