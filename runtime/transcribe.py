@@ -17,6 +17,8 @@ from . import options
 from .bundle import find_bundle
 from .phrases import LONGEST_S, Phrase, transcribe
 
+_LONG_S = 600.0  # from here on it is said that voices are looked for: that takes a while
+
 EXAMPLES = """\b
 Examples:
   kokanee transcribe meeting.ogg
@@ -92,6 +94,8 @@ def command(
             raise click.UsageError(
                 f"--longest: {engine.manifest.name} hears {policy.max_s:g} s at once at most"
             )
+        if audio.seconds > _LONG_S:
+            click.echo(f"looking for voices in {audio.seconds / 60:.0f} minutes of sound", err=True)
         if form == "vtt" and not as_json:
             click.echo("WEBVTT\n")
         for phrase in transcribe(session, audio.pcm, longest_s=longest, task=task, sampling=search):
