@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -32,13 +32,17 @@ def test_the_error_stays_within_the_scale(weight: blocks.F32, scheme: Blockwise)
     assert (error <= share * _per_weight(quantized) * 1.001 + 1e-6).all()
 
 
+@example(np.array([[6.8398438, -6.8398438]], np.float32), Blockwise(8, 32, zeros=True))
 @given(matrices(), SCHEMES)
 def test_quantizing_what_was_dequantized_changes_nothing(
     weight: blocks.F32, scheme: Blockwise
 ) -> None:
-    once = blocks.dequantize(blocks.quantize(weight, scheme))
+    quantized = blocks.quantize(weight, scheme)
+    once = blocks.dequantize(quantized)
     again = blocks.dequantize(blocks.quantize(once, scheme))
-    np.testing.assert_allclose(again, once, atol=1e-4)
+    # Where 0 lies amid two codes it is rounded to one of them, and the other end loses half a code.
+    slack = 0.5 * _per_weight(quantized) if scheme.zeros else 0.0
+    assert (np.abs(again - once) <= 1.001 * slack + 1e-4).all()
 
 
 @given(hnp.arrays(np.uint8, (2, 3, 32), elements=st.integers(0, 15)))
