@@ -112,10 +112,12 @@ def kind_of(record: Record) -> str:
 
 
 def speech_weight(shard: str) -> float:
-    """Acted speech teaches more than another synthetic phrase; of long clips there are too few."""
+    """Acted speech teaches more than another synthetic phrase; of some kinds there are too few."""
     if shard == "long":
         return 5.0
-    return 1.6 if shard.startswith("fotaq") else 1.0
+    if shard.startswith("wondered"):
+        return 3.0
+    return 1.6 if shard.startswith(("fotaq", "acted")) else 1.0
 
 
 class Encoded:

@@ -161,6 +161,12 @@ def main() -> None:
         default=0.0,
         help="part of the batches whose sounds ask for stories",
     )
+    parser.add_argument(
+        "--spelled",
+        type=int,
+        default=0,
+        help="further batches a step that go through the first stage's loss only",
+    )
     parser.add_argument("--shares", nargs="*", type=share, default=[], metavar="KIND=SHARE")
     parser.add_argument("--hide", type=float, default=0.0, help="as in `align`")
     parser.add_argument("--every", type=float, default=10, help="minutes between validations")
@@ -194,6 +200,21 @@ def main() -> None:
     )
     trained = [p for g in groups for p in g["params"]]
 
+    def heard_in(batch: list[Clip]) -> Tensor:
+        """Soft tokens, from features as noisy as training wants them."""
+        speech, audio = clips.features(batch)
+        with autocast():
+            audio = noised(partly_hidden(audio, options.hide))
+            return soft_tokens(connector, noised(speech), audio).float()
+
+    def spelling(soft: Tensor, batch: list[Clip]) -> Tensor:
+        """The first stage's loss, weighted."""
+        with autocast():
+            log_probs, norm_error = head(soft)
+        return options.align * (clips.spelled(log_probs, batch) + norm_error)
+
+    further: list[list[Clip]] = []
+
     def save() -> None:
         run.save()
         save_file(connector.state_dict(), out / "connector.safetensors")
@@ -217,11 +238,7 @@ def main() -> None:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * min(1, (run.step + 1) / 60)
                 group["lr"] *= 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * run.done))
-            speech, audio = clips.features(batch)
-            with autocast():
-                audio = noised(partly_hidden(audio, options.hide))
-                soft = soft_tokens(connector, noised(speech), audio).float()
-                log_probs, norm_error = head(soft)
+            soft = heard_in(batch)
             records = [clips.shards[s].records[i] for s, i in batch]
             # All of a batch or none: one story makes every other answer as long by padding.
             telling = float(r.random() < options.stories)
@@ -231,9 +248,14 @@ def main() -> None:
                 heard.append(head.written(ids))
                 tasks.append((r.choice(ANSWER), answer))
             spoken = llm.loss(heard, [q for q, _ in tasks], [a for _, a in tasks])
-            spelled = clips.spelled(log_probs, batch)
             optimizer.zero_grad()
-            (spoken + options.align * (spelled + norm_error)).backward()
+            (spoken + spelling(soft, batch)).backward()
+            for _ in range(options.spelled):  # the connector alone is cheap
+                if not further:
+                    more = clips.balanced(2400 * options.spelled, r, shares)
+                    further += clips.batches(more, options.windows, r)
+                other = further.pop()
+                spelling(heard_in(other), other).backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             losses.append(float(spoken.detach()))

@@ -22,6 +22,8 @@ OTHERS = (
     "gcompris-qt-data",
     "openttd-opensfx",
     # speech
+    "beneath-a-steel-sky",
+    "drascula",
     "asterisk-core-sounds-es-g722",
     "asterisk-core-sounds-fr-g722",
     "asterisk-core-sounds-it-g722",

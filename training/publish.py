@@ -23,6 +23,8 @@ from training.shards import WORK, Shard, is_validation
 # What no package's copyright file says.
 LICENCES = {
     "flight-of-the-amazon-queen": "freeware, DFSG (the game may not be sold alone)",
+    "beneath-a-steel-sky": "freeware, DFSG (the game may not be sold alone)",
+    "drascula": "freeware, DFSG (the game may not be sold alone)",
     "drascula-music": "freeware, DFSG",
     "made": "Apache-2.0 (this repository)",
     "mixtures": "as their parts",

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kokanee.benchmarks.heldout import normalised
+from kokanee.benchmarks.spoken_questions import questions
 from training.augment import spoken
 from training.llm import SpeakingLlm
 from training.sentences import listed
@@ -96,6 +97,8 @@ MONTHS = listed(
     "January February March April May June July August September October November December"
 )
 
+KEPT_BACK = frozenset(normalised(q.question) for q in questions())  # the evaluation's
+
 
 def asked() -> list[str]:
     """Every question, in a fixed order."""
@@ -141,10 +144,10 @@ def asked() -> list[str]:
         ("How many days are in {}?", MONTHS),
         ("Which season is {} in?", MONTHS),
     )
-    questions = [text.format(word) for text, words in sets for word in words]
+    made = [text.format(word) for text, words in sets for word in words]
     for a, b in itertools.product(NUMBERS, NUMBERS):
-        questions += [f"What is {a} plus {b}?", f"What is {a} times {b}?"][:: 1 if a < b else 2]
-    questions += listed(
+        made += [f"What is {a} plus {b}?", f"What is {a} times {b}?"][:: 1 if a < b else 2]
+    made += listed(
         "Who wrote Romeo and Juliet?|Who painted the Mona Lisa?|How many days are in a week?|"
         "How many months are in a year?|How many hours are in a day?|How many minutes are in an "
         "hour?|How many seconds are in a minute?|How many weeks are in a year?|"
@@ -173,9 +176,44 @@ def asked() -> list[str]:
         "Say hello.|Good morning.|Thank you very much.|Tell me a story.",
         "|",
     )
-    here = Path(__file__).parents[1] / "benchmarks/questions.json"
-    kept_back = {normalised(q["question"]) for q in json.loads(here.read_text("utf-8"))}
-    return [q for q in dict.fromkeys(questions) if normalised(q) not in kept_back]
+    return [q for q in dict.fromkeys(made) if normalised(q) not in KEPT_BACK]
+
+
+def wondered(r: random.Random) -> str:
+    """A question of any two of those words, sensible or not: to be written down, not answered."""
+    animal, tool, job = r.choice(ANIMALS), r.choice(TOOLS), r.choice(JOBS)
+    adjective, noun, thing = r.choice(ADJECTIVES), r.choice(NOUNS), r.choice(THINGS)
+    country, city, sense = r.choice(COUNTRIES), r.choice(CITIES), r.choice(SENSES)
+    someone, topic = r.choice(FAMOUS), r.choice(TOPICS)
+    return r.choice(
+        (
+            f"Is the {r.choice((animal, tool, thing, job))} {adjective}?",
+            f"What colour is a {adjective} {r.choice((animal, tool))}?",
+            f"What is the most {adjective} {r.choice((animal, tool, job))} in {country}?",
+            f"Which {r.choice((animal, tool))} is more {adjective} than a {r.choice(ANIMALS)}?",
+            f"In which {r.choice(('city', 'country', 'street', 'house'))} is the {tool}?",
+            f"Who made the first {tool} in {r.choice((country, city))}?",
+            f"Who {r.choice(('painted', 'wrote', 'found', 'built'))} the {adjective} {tool}?",
+            f"Why is the {animal} so {adjective}?",
+            f"How many {animal}s are in {city}?",
+            f"How many {tool}s does a {job} have?",
+            f"Can a {animal} {sense} in the {r.choice(DAYS)} {noun}?",
+            f"Do {job}s use a {tool}?",
+            f"What do {animal}s {sense} in {r.choice(MONTHS)}?",
+            f"Where do {r.choice((animal, job))}s {sense}?",
+            f"What does a {job} do with {thing}?",
+            f"What do you use to {sense} the {adjective} {thing}?",
+            f"Is {city} in {country}?",
+            f"When did {someone} go to {country}?",
+            f"What did {someone} say about {topic}?",
+            f"What part of the {r.choice((animal, tool))} is made of {thing}?",
+            f"At what time does the {job} come on {r.choice(DAYS)}?",
+            f"What is the name of the {adjective} {animal}?",
+            f"Which {tool} is closer to the {animal}, the {adjective} one?",
+            f"How far is {city} from {r.choice(CITIES)}?",
+            f"Which {noun} comes after {r.choice(NUMBERS)} {animal}s?",
+        )
+    )
 
 
 ANSWERS = WORK / "answers.json"  # question to answer; `instruct --written` reads it too
@@ -214,19 +252,43 @@ def clips(
                 yield record, spoken(pcm, rng, pitch=0.16)
 
 
+def unanswered(plan: dict[str, int], seed: int) -> Iterator[tuple[Record, np.ndarray]]:
+    """Questions that are only written down: `wondered`, and one in four of `asked`."""
+    r, rng = random.Random(seed), np.random.default_rng(seed)
+    plain = [q for q in asked() if not is_validation(q)]
+    for voice, n in plan.items():
+        speak = voices()[voice]()
+        for i in range(n):
+            question = r.choice(plain) if i % 4 == 0 else wondered(r)
+            if normalised(question) in KEPT_BACK:
+                continue
+            pcm = speak(question)
+            if 0.1 < len(pcm) / 16_000 < 9:
+                record = {"source": f"tts-{voice}", "name": f"wondered-{i}", "kind": "speech"}
+                yield record | {"text": normalised(question)}, spoken(pcm, rng, pitch=0.16)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llm", type=Path, required=True)
+    parser.add_argument("--llm", type=Path, help="who answers; none with --unanswered")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--unanswered", metavar="NAME", help="a shard of that name, to be written down only"
+    )
     parser.add_argument("plan", nargs="+", help="VOICE:N_CLIPS")
     options = parser.parse_args()
+    plan = {v: int(n) for v, n in (part.rsplit(":", 1) for part in options.plan)}
+    if options.unanswered:
+        print(options.unanswered, write(options.unanswered, unanswered(plan, options.seed)))
+        return
+    if options.llm is None:
+        parser.error("--llm: expected a GGUF, which answers; or --unanswered NAME")
     if ANSWERS.exists():
         texts = json.loads(ANSWERS.read_text())
     else:
         texts = answered(SpeakingLlm(options.llm), asked())
     print(len(texts), "questions", dict(itertools.islice(texts.items(), 0, None, 60)), flush=True)
     ANSWERS.write_text(json.dumps(texts))
-    plan = {v: int(n) for v, n in (part.rsplit(":", 1) for part in options.plan)}
     print("questions", write("questions", clips(texts, plan, options.seed)))
 
 

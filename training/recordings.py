@@ -5,7 +5,7 @@ The second holds the same lines at other pitches, in rooms, over telephones, wit
 
 import argparse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,10 @@ def lines(tree: Path, folder: Path) -> Iterator[tuple[Record, np.ndarray]]:
             yield record, pcm / max(1e-3, float(np.abs(pcm).max())) * level
 
 
-def again(clips: Iterator[tuple[Record, np.ndarray]]) -> Iterator[tuple[Record, np.ndarray]]:
-    rng = np.random.default_rng(zlib.crc32(b"fotaq-again"))
+def again(
+    clips: Iterable[tuple[Record, np.ndarray]], seed: bytes = b"fotaq-again"
+) -> Iterator[tuple[Record, np.ndarray]]:
+    rng = np.random.default_rng(zlib.crc32(seed))
     for record, pcm in clips:
         if not is_validation(record):
             yield record, spoken(pcm, rng, pitch=0.14)
