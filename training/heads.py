@@ -11,7 +11,7 @@ from training.shards import N_TAUGHT
 
 # What the cosines are multiplied by. A learnt factor grows to 40, where tokens are told apart at a
 # cosine of 0.38 to their words, and the LLM, which reads the vectors themselves, then misreads half
-# of what CTC spells right (docs/nano.md). At 16 nothing is certain before it is near.
+# of what CTC spells right (docs/nano-log.md). At 16 nothing is certain before it is near.
 SHARPNESS = 16.0
 
 

@@ -90,10 +90,10 @@ PROMPT = PromptFormat(
     },
     written="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
     # Of 190 validation clips' words 28 % are wrong so, 33 % greedily; divided by their length,
-    # texts that go on and on would be the likelier the longer they are (docs/nano.md).
+    # texts that go on and on would be the likelier the longer they are (docs/nano-log.md).
     length_penalty=0.0,
     transcript_beams=4,
-    no_repeat_ngram_size=4,  # it goes round in circles otherwise (docs/nano.md has figures)
+    no_repeat_ngram_size=4,  # it goes round in circles otherwise (docs/nano-log.md has figures)
 )
 LORA = Lora(rank=16, alpha=64.0, targets=("q_proj", "v_proj"))
 ARCHITECTURE = Architecture(
