@@ -7,6 +7,7 @@ pitches, in rooms, over telephones, with noise.
 """
 
 import argparse
+import importlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,12 +26,14 @@ from training.talkies import RATE_8_BIT, U8, drascula_lines, sky_lines
 
 RATE = 16_000
 LONGEST_S = 7.0
-# Frames of 10 ms that Whisper sees: trained on 3,000, it says short lines twice where it sees 600.
+# Frames of 10 ms that Whisper sees: trained on 3,000, it says more short lines twice where it sees
+# less.
 CONTEXT = 800
 # Mean log-probability of a token, at least: of a dozen known lines, those with errors have less.
 SURE = -0.3
 NO_SPEECH = 0.3
 BATCH = 8
+FASTEST = 5.5  # words a second, at most: of lines with known texts five in a thousand are faster
 SAME = 0.2  # characters wrong, at most, where what is written is taken to be what is said
 
 
@@ -44,12 +47,21 @@ def lines(tree: Path) -> Iterator[tuple[str, str, U8, str | None]]:
         yield "drascula", name, pcm, text
 
 
+def believable(text: str, seconds: float) -> bool:
+    """Whether somebody may have said it: no phrase over and over, nor more than a mouth can."""
+    words = normalised(text).split()
+    repeated = any(
+        len(words) % n == 0 and words == words[:n] * (len(words) // n)
+        for n in range(1, len(words) // 2 + 1)
+    )
+    return bool(words) and not repeated and len(words) <= FASTEST * seconds
+
+
 class Whisper:
     """Whisper as CTranslate2 runs it."""
 
     def __init__(self, folder: Path, n_threads: int) -> None:
-        import ctranslate2
-
+        ctranslate2: Any = importlib.import_module("ctranslate2")  # nothing else needs it
         self._array = ctranslate2.StorageView.from_array
         self._model: Any = ctranslate2.models.Whisper(
             str(folder), device="cpu", compute_type="int8", intra_threads=n_threads
@@ -100,7 +112,7 @@ def clips(tree: Path, whisper: Whisper) -> Iterator[tuple[Record, np.ndarray]]:
         for (source, name, pcm, text), said in zip(batch, heard, strict=True):
             if text and said and jiwer.cer(normalised(text), normalised(said) or " ") <= SAME:
                 said = text
-            if normalised(said):
+            if believable(said, len(pcm) / RATE):
                 record = {"source": source, "name": name, "kind": "speech", "text": said}
                 yield record, pcm
 

@@ -179,20 +179,28 @@ class Clips(Encoded):
         self.validation: list[Clip] = []
         self.targets: dict[Clip, list[list[int]]] = {}  # any of a clip's captions will do
         self.texts: dict[Clip, str] = {}
+        self.n_unknown = 0  # training clips left out for a token that is not in the vocabulary
         for clip, record in self.encoded():
             n_soft = -(-17 * self.n_windows(clip) // dims.stride_frames) * dims.n_queries
-            targets = []
+            targets, known = [], False
             for text in captions(record):
                 ids = [index.get(t) for t in tokenizer.encode(text).ids]
+                known |= None not in ids
                 repeats = sum(a == b for a, b in itertools.pairwise(ids))
                 if ids and None not in ids and len(ids) + repeats <= n_soft:
                     targets.append(ids)
             # Validation keeps what too few soft tokens cannot spell: that is what is to be seen.
             if not targets and not is_validation(record):
+                self.n_unknown += not known
                 continue
             (self.validation if is_validation(record) else self.train).append(clip)
             self.targets[clip] = targets  # type: ignore[assignment]
             self.texts[clip] = captions(record)[0]
+
+    def counted(self) -> str:
+        """How many there are, in words."""
+        unknown = f"; {self.n_unknown} left out for words that vocabulary.json has not"
+        return f"{len(self.train)} + {len(self.validation)} clips{unknown * bool(self.n_unknown)}"
 
     def spelled(self, log_probs: Tensor, batch: list[Clip]) -> Tensor:
         """CTC loss a token, [batch, n_soft, 1 + n_tokens] -> []; of the caption that is nearest."""
@@ -246,6 +254,21 @@ def ctc(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
         reduction="none",
         zero_infinity=True,
     )
+
+
+def tokens_of_captions(tokenizer: Tokenizer) -> list[int]:
+    """`vocabulary.json`; made once, of every shard there is, so that a restart can add shards."""
+    path = WORK / "vocabulary.json"
+    if not path.exists():
+        texts = {
+            captions(record)[0]
+            for shard in sorted((WORK / "shards").glob("*.json"))
+            for record in json.loads(shard.read_text())
+        }
+        ids = {t for text in texts for t in tokenizer.encode(text).ids}
+        path.write_text(json.dumps(sorted(ids)))
+    tokens: list[int] = json.loads(path.read_text())
+    return tokens
 
 
 class Judged(Encoded):
@@ -335,22 +358,13 @@ def main() -> None:
     tokenizer = smollm2_tokenizer(options.llm)
     embeddings = smollm2_state(options.llm)["model.embed_tokens.weight"]
     shards = [Shard(name) for name in options.shards]
-    vocabulary_path = WORK / "vocabulary.json"
-    if not vocabulary_path.exists():  # of every shard there is, so that a restart can add shards
-        texts = {
-            captions(record)[0]
-            for path in sorted((WORK / "shards").glob("*.json"))
-            for record in json.loads(path.read_text())
-        }
-        ids = {t for text in texts for t in tokenizer.encode(text).ids}
-        vocabulary_path.write_text(json.dumps(sorted(ids)))
-    vocabulary = json.loads(vocabulary_path.read_text())
+    vocabulary = tokens_of_captions(tokenizer)
     clips = Clips(shards, tokenizer, vocabulary, dims, hears=not options.no_audio)
     judged = Judged([Shard(name) for name in options.judged])
     if options.judged and not judged.train:
         names = " ".join(options.judged)
         parser.error(f"--judged {names}: no features; run `training.encode` on them, both ways")
-    print(f"{len(vocabulary)} tokens, {len(clips.train)} + {len(clips.validation)} clips")
+    print(f"{len(vocabulary)} tokens, {clips.counted()}")
     print(f"{len(judged.train)} more only judged by the teacher", flush=True)
 
     connector, head = Connector(dims), WordHead(embeddings[vocabulary])

@@ -30,13 +30,14 @@ from training.align import (
     partly_hidden,
     share,
     soft_tokens,
+    tokens_of_captions,
 )
+from training.asking import is_validation
 from training.heads import WordHead
 from training.instructions import ANSWER, ANSWERS, HEAR, KIND, LANGUAGE, NOTHING, TRANSCRIBE, task
 from training.llm import SpeakingLlm
 from training.precision import autocast
 from training.questions import ANSWERS as ANSWERED
-from training.questions import is_validation
 from training.resume import Run
 from training.shards import WORK, Record, Shard
 from training.stories import STORIES, told
@@ -181,7 +182,7 @@ def main() -> None:
     first, out = WORK / options.first, WORK / options.name
 
     llm = SpeakingLlm(options.llm)
-    vocabulary = json.loads((WORK / "vocabulary.json").read_text())
+    vocabulary = tokens_of_captions(llm.tokenizer)
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
     connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
     stories = json.loads(STORIES.read_text()) if options.stories else {}
@@ -227,7 +228,7 @@ def main() -> None:
         run.pause(time.monotonic() - began)
         run.log({"loss": round(float(np.mean(losses[-100:])), 4), "validation": figures})
 
-    print(f"{len(clips.train)} + {len(clips.validation)} clips, at {run.elapsed:.1f} minutes")
+    print(f"{clips.counted()}, at {run.elapsed:.1f} minutes", flush=True)
     r, losses, n_seen, began = random.Random(options.seed + run.step), [], 0, time.monotonic()
     shares = SHARES | dict(options.shares)
     checked = run.elapsed

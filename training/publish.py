@@ -132,7 +132,9 @@ def main() -> None:
         metavar="STAGE=FOLDER",
         help="runs that these weights are the first to come from; their curves are added",
     )
-    parser.add_argument("--commands", type=Path, help="text file, one command a line")
+    parser.add_argument(
+        "--commands", type=Path, help="text file, one a line; as before if not given"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Tensor]] = {
@@ -168,7 +170,9 @@ def main() -> None:
         "seed": 0,
         "hours": round(sum(hours.values()), 2),
         "hours_by_stage": hours,
-        "commands": options.commands.read_text().splitlines() if options.commands else [],
+        "commands": options.commands.read_text().splitlines()
+        if options.commands
+        else before.get("commands", []),
         "data": data,
         "never_trained_on": sorted(asked - sources),
         "trained_on_in_part": sorted(asked & sources),  # the other part is held out

@@ -30,6 +30,7 @@ N_TAUGHT = 521
 WORK = Path(os.environ.get("KOKANEE_TRAINING", "/var/tmp/kokanee-training"))
 
 HELD_OUT_VOICE = "flite-rms"
+ACTED = {"fotaq", "beneath-a-steel-sky", "drascula"}
 
 Record = dict[str, Any]
 F16 = npt.NDArray[np.float16]
@@ -50,7 +51,7 @@ def is_validation(record: Record) -> bool:
         digest = zlib.crc32(record["name"].encode())
         if record.get("language"):
             return digest % 20 == 0
-        return source == f"tts-{HELD_OUT_VOICE}" or (source == "fotaq" and digest % 40 == 0)
+        return source == f"tts-{HELD_OUT_VOICE}" or (source in ACTED and digest % 40 == 0)
     return digest % 8 == 0
 
 

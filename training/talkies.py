@@ -181,6 +181,8 @@ def _unpacked(blob: bytes) -> bytes:
     size, bits, out = int.from_bytes(blob[4:8], "big"), _Bits(blob, 18), bytearray()
     bits.drop(2)
     while len(out) < size:
+        if bits.at >= len(blob):
+            raise ValueError("it ends too early: the file is damaged")
         literals, distances, lengths = _codes(bits), _codes(bits), _codes(bits)
         n_runs = bits.take(16)
         for i in range(n_runs):

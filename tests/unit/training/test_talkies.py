@@ -129,3 +129,10 @@ def test_lines_are_paired_with_their_english_texts(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes([128, 130]))
     found = {name: text for name, _, text in drascula_lines(tmp_path, tmp_path / "drascula.dat")}
     assert found == {"0": "hello there", "500": "caf\u00e9"}
+
+
+def test_what_ends_too_early_is_an_error() -> None:
+    whole = packed([[(b"a" * 40, None)]], 40)
+    for n in (18, 30, len(whole) - 30):
+        with pytest.raises(ValueError, match="damaged"):
+            _unpacked(whole[:n])
