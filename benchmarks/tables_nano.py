@@ -142,7 +142,8 @@ def _data(training: Mapping[str, Any]) -> str:
     hours = sum(entry["minutes"] for entry in training["data"]) / 60
     clips = sum(entry["clips"] for entry in training["data"])
     return (
-        f"### What it was trained on\n\n{hours:.0f} hours of sound in {clips:,} clips. Gradient"
+        f"### What it was trained on\n\n{hours:.0f} hours of sound in {clips:,} clips, of each"
+        " source the most of any round, validation's clips among them. Gradient"
         f" steps took {training['hours']:.1f} hours on two CPU cores ({spent}), seed"
         f" {training['seed']}; packages are pinned by SHA-256, and commands and curves are kept, in"
         " `export/nano/training.json`. Licences as the packages' copyright files name them, the"
