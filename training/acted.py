@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from kokanee.benchmarks.heldout import normalised
 from kokanee.engine.features import log_mel
-from training.recordings import again
+from training.recordings import again, levelled
 from training.shards import Record, write
 from training.talkies import RATE_8_BIT, U8, drascula_lines, sky_lines
 
@@ -94,15 +94,14 @@ class Whisper:
 
 
 def clips(tree: Path, whisper: Whisper) -> Iterator[tuple[Record, np.ndarray]]:
-    """Lines that are known well enough, at a peak between -16 and -0.5 dB."""
+    """Lines that are known well enough."""
     rng = np.random.default_rng(zlib.crc32(b"acted"))
     waiting: list[tuple[str, str, np.ndarray, str | None]] = []
     for source, name, samples, text in lines(tree):
         pcm = soxr.resample((samples.astype(np.float32) - 128) / 128, RATE_8_BIT, RATE)
         pcm -= pcm.mean()
         if 0.4 * RATE <= len(pcm) <= LONGEST_S * RATE:
-            pcm *= 10 ** (rng.uniform(-16, -0.5) / 20) / max(1e-3, float(np.abs(pcm).max()))
-            waiting.append((source, name, pcm, text))
+            waiting.append((source, name, levelled(pcm, rng), text))
     waiting.sort(key=lambda line: len(line[2]))
     for k in range(0, len(waiting), BATCH):
         batch = waiting[k : k + BATCH]

@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +46,30 @@ def said(speak: Speak, question: str) -> np.ndarray:
         return np.zeros(0, np.float32)
 
 
+def voiced(
+    voice: str, asks: Iterable[tuple[str, Record]], rng: np.random.Generator
+) -> Iterator[tuple[Record, np.ndarray]]:
+    """Each question as a voice says it, where it can."""
+    speak = voices()[voice]()
+    for question, record in asks:
+        pcm = said(speak, question)
+        if 0.1 < len(pcm) / 16_000 < 9:
+            yield {"source": f"tts-{voice}", **record}, spoken(pcm, rng, pitch=0.16)
+
+
 def clips(
     texts: dict[str, str], plan: dict[str, int], seed: int
 ) -> Iterator[tuple[Record, np.ndarray]]:
+    """Questions with their answers."""
     r, rng = random.Random(seed), np.random.default_rng(seed)
     for voice, n in plan.items():
-        speak = voices()[voice]()
         asks = [q for q in sorted(texts) if is_validation(q) == (voice == HELD_OUT_VOICE)]
-        for i, question in enumerate(r.sample(asks, min(n, len(asks)))):
-            pcm = said(speak, question)
-            if 0.1 < len(pcm) / 16_000 < 9:
-                record = {"source": f"tts-{voice}", "name": f"question-{i}", "kind": "question"}
-                record |= {"text": question, "answer": texts[question]}
-                yield record, spoken(pcm, rng, pitch=0.16)
+        chosen = enumerate(r.sample(asks, min(n, len(asks))))
+        records = (
+            (q, {"name": f"question-{i}", "kind": "question", "text": q, "answer": texts[q]})
+            for i, q in chosen
+        )
+        yield from voiced(voice, records, rng)
 
 
 def unanswered(plan: dict[str, int], seed: int) -> Iterator[tuple[Record, np.ndarray]]:
@@ -66,15 +77,13 @@ def unanswered(plan: dict[str, int], seed: int) -> Iterator[tuple[Record, np.nda
     r, rng = random.Random(seed), np.random.default_rng(seed)
     plain = [q for q in asked() if not is_validation(q)]
     for voice, n in plan.items():
-        speak = voices()[voice]()
-        for i in range(n):
-            question = r.choice(plain) if i % 4 == 0 else wondered(r)
-            if normalised(question) in KEPT_BACK:
-                continue
-            pcm = said(speak, question)
-            if 0.1 < len(pcm) / 16_000 < 9:
-                record = {"source": f"tts-{voice}", "name": f"wondered-{i}", "kind": "speech"}
-                yield record | {"text": normalised(question)}, spoken(pcm, rng, pitch=0.16)
+        made = [r.choice(plain) if i % 4 == 0 else wondered(r) for i in range(n)]
+        records = (
+            (q, {"name": f"wondered-{i}", "kind": "speech", "text": normalised(q)})
+            for i, q in enumerate(made)
+            if normalised(q) not in KEPT_BACK
+        )
+        yield from voiced(voice, records, rng)
 
 
 def main() -> None:

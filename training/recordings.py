@@ -16,16 +16,21 @@ from training.sounds import RATE, read
 from training.talkies import unpack_fotaq
 
 
+def levelled(pcm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """At a peak between -16 and -0.5 dB."""
+    level = 10 ** (rng.uniform(-16, -0.5) / 20)
+    return np.asarray(pcm / max(1e-3, float(np.abs(pcm).max())) * level)
+
+
 def lines(tree: Path, folder: Path) -> Iterator[tuple[Record, np.ndarray]]:
-    """Lines of at most seven seconds, at a peak between -16 and -0.5 dB."""
+    """Lines of at most seven seconds."""
     queen = next((tree / "flight-of-the-amazon-queen").rglob("queen.1c"))
     rng = np.random.default_rng(zlib.crc32(b"fotaq"))
     for name, text in unpack_fotaq(queen, folder).items():
         pcm = read(folder / name)
         if 0.4 * RATE <= len(pcm) <= 7 * RATE:
-            level = 10 ** (rng.uniform(-16, -0.5) / 20)
             record = {"source": "fotaq", "name": name, "kind": "speech", "text": text}
-            yield record, pcm / max(1e-3, float(np.abs(pcm).max())) * level
+            yield record, levelled(pcm, rng)
 
 
 def again(
