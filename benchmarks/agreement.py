@@ -6,6 +6,7 @@ differences are paired and their intervals much narrower than those of the figur
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from kokanee.engine import Session, Streaming
 from kokanee.runtime.phrases import max_new_tokens
 
-from .hearing_scores import as_json, tallies
+from .hearing_scores import as_json, question_agreement, tallies
 from .heldout import RATE
 from .quality import Row
 from .tally import Tally, difference, estimate
@@ -81,3 +82,26 @@ def compared(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
                 "difference": as_json(difference(tally, ours[tally.name])),
             }
     return {"equal_answers": equal, "figures": moved}
+
+
+def beside_reading(
+    at_once: Sequence[Row], in_writing: Sequence[Row], read: Sequence[Row]
+) -> dict[str, Any]:
+    """What not hearing a question's exact words costs, apart from all else; JSON.
+
+    The kept answers are those of nano's language model in 16 bits. Here the truth is what the
+    bundle's own, at its own bits, answers to the exact words (`read`), so that any bundle can be
+    asked. `kept` is how many of those answers are the kept ones: with perfect ears no more can be
+    expected to be.
+    """
+    own = {(row.package, row.name): row.answer for row in read}
+
+    def by_own(rows: Sequence[Row]) -> list[Row]:
+        return [dataclasses.replace(r, truth=own[r.package, r.name]) for r in rows]
+
+    tallied = {
+        "at_once": question_agreement(by_own(at_once)),
+        "in_writing": question_agreement(by_own(in_writing)),
+        "kept": question_agreement(read),
+    }
+    return {name: as_json(estimate(tally)) for name, tally in tallied.items() if tally}

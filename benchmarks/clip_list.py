@@ -5,9 +5,12 @@
     {"path": "c.ogg", "kind": "music"}
     {"path": "d.wav", "kind": "mixture", "text": "Press one.", "label": "rain"}
     {"path": "e.wav", "kind": "noise"}
+    {"path": "f.wav", "kind": "question", "text": "What do cats eat?", "answer": "Cats eat mice."}
 
 Paths are relative to the list. What a line says decides what is asked: the kind always, the words
-where there is a text, the sound where there is a label, the language where it is named.
+where there is a text, the sound where there is a label, the language where it is named. A question
+is only to be answered; where no answer is given, any bundle's own answer to the text is the right
+one, and the truth stays empty until it has been asked.
 """
 
 from __future__ import annotations
@@ -24,14 +27,15 @@ from .heldout import CLASS_NAMES, Clip, Kind, class_of, label_of
 from .languages import language_named
 from .quality import Example, Task
 
-FIELDS = ("path", "kind", "text", "label", "language")
+FIELDS = ("path", "kind", "text", "label", "language", "answer")
 # What a line of each kind may hold beside its path, and what it must.
-KINDS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "speech": (("text", "language"), ()),
     "sound": (("label",), ()),
     "music": ((), ()),
     "mixture": (("text", "label"), ("text", "label")),
     "noise": ((), ()),
+    "question": (("text", "answer"), ("text",)),
 }
 
 
@@ -115,14 +119,17 @@ def _entry(line: str, at: str) -> dict[str, str]:
 
 def _example(entry: dict[str, str], path: Path) -> Example:
     pcm = read_audio(path).pcm
-    kind: Kind = entry["kind"]  # type: ignore[assignment]  # _entry has looked
-    if kind == "noise" and not pcm.any():
-        kind = "silence"
     text, label = entry.get("text", ""), known_label(entry.get("label", ""))
     language = entry.get("language")
     named = "English" if language is None else (language_named(language) or language.strip())
     # Answers are kept by what was heard: another recording of the same name is asked about anew.
     package = f"list:{hashlib.sha256(pcm.tobytes()).hexdigest()[:12]}"
+    if entry["kind"] == "question":  # called as it is asked, as `spoken_questions` has it
+        clip = Clip(package, entry["text"], "speech", "", "", pcm)
+        return Example(clip, {"question": entry.get("answer", "")})
+    kind: Kind = entry["kind"]  # type: ignore[assignment]  # _entry has looked
+    if kind == "noise" and not pcm.any():
+        kind = "silence"
     clip = Clip(package, entry["path"], kind, text or label, "", pcm)
     truths: dict[Task, str] = {}
     if label:

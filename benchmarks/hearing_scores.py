@@ -41,7 +41,7 @@ def tallies(rows: Sequence[Row]) -> list[Tally]:
         *_languages(rows),
         *_mixtures(rows),
         *_inventions(rows),
-        *_questions(rows),
+        question_agreement(rows),
     ]
     return [tally for tally in made if tally is not None]
 
@@ -288,10 +288,11 @@ def _inventions(rows: Sequence[Row]) -> Iterator[Tally | None]:
         yield _share(name, says, of_kind, invented, better="less")
 
 
-def _questions(rows: Sequence[Row]) -> Iterator[Tally | None]:
+def question_agreement(rows: Sequence[Row]) -> Tally | None:
+    """Of spoken questions, whose truth is an answer to their text."""
     asked = [row for row in rows if row.task == "question"]
     same = [same_answer(row.name, row.truth, row.answer) for row in asked]
-    yield _share("question_agreement", "spoken question, same answer as in text", asked, same)
+    return _share("question_agreement", "spoken question, same answer as in text", asked, same)
 
 
 def _wer(

@@ -31,16 +31,23 @@ from kokanee.engine import Engine, Session, read_manifest
 from kokanee.engine.engine import Cache, Device
 from kokanee.engine.growing import STREAMING
 from kokanee.engine.manifest import FILE_NAME, sha256
+from kokanee.engine.prompt import fill_written
 from kokanee.export.nano import default_cache
 
 from . import hearing_tables, options
 from .bundle import find_bundle
 from .in_writing import check_bundle, write_down
-from .phrases import F32, LONGEST_S, max_new_tokens, transcribe
+from .phrases import F32, LONGEST_S, MIN_NEW_TOKENS, max_new_tokens, transcribe
 
 SCHEMA = "kokanee.eval/1"
 # How a clip is heard and asked about, beside the names of `STREAMING`.
 WHOLE, BY_PHRASE, IN_WRITING = "whole", "by-phrase", "in-writing"
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+)
 
 EPILOG = """\b
 Sets:
@@ -64,10 +71,12 @@ Examples:
   kokanee eval --in-writing --set question           better answered in writing?
 
 \b
-A manifest has a JSON object a line: path (relative to it), kind (speech, sound, music, mixture or
-noise), and what is true: text, label, language (a name, or an ISO code):
+A manifest has a JSON object a line: path (relative to it), kind (speech, sound, music, mixture,
+noise or question), and what is true: text, label, language (a name, or an ISO code), answer (by
+default what the bundle's language model answers to the text):
   {"path": "a.wav", "kind": "speech", "text": "Press one.", "language": "en"}
   {"path": "b.flac", "kind": "sound", "label": "dog"}
+  {"path": "c.wav", "kind": "question", "text": "What do cats eat?"}
 """
 
 
@@ -195,6 +204,12 @@ def command(
             check_bundle(read_manifest(folder).prompt)
         except ValueError as error:
             raise click.UsageError(f"--in-writing: {error}") from None
+    if any(example.truths.get("question") == "" for example in examples):
+        for reader in (folder, *others):
+            try:
+                fill_written(read_manifest(reader).prompt, "?")
+            except ValueError as error:
+                raise click.UsageError(f"{reader}: {error}; give each question an answer") from None
     digest = _digest(folder)
     # A bundle answers otherwise on another device, and with another cache.
     setting = [str(choice) for choice in (kv_cache, device) if choice != "auto"]
@@ -255,8 +270,12 @@ def command(
         result["by_phrase"] = {"longest_s": LONGEST_S, "log": str(heard.log), **compared}
     if in_writing:
         heard = _ask(_only(asking, "question"), folder, log or kept(digest), how=IN_WRITING)
-        compared = agreement.compared([r for r in rows if r.task == "question"], heard.rows)
-        result["in_writing"] = {"log": str(heard.log), **compared}
+        at_once = [r for r in rows if r.task == "question"]
+        result["in_writing"] = {
+            "log": str(heard.log),
+            **agreement.compared(at_once, heard.rows),
+            "read": agreement.beside_reading(at_once, heard.rows, heard.read),
+        }
     result["wall_s"] = round(time.perf_counter() - started, 1)
     if not as_json:
         # Labels and paths may hold brackets.
@@ -310,6 +329,7 @@ class _Asked:
     name: str
     log: Path
     rows: list[Row]
+    read: list[Row]  # with IN_WRITING only: the same questions from their exact words
 
 
 def _only(asking: _Asking, task: Task) -> _Asking:
@@ -338,14 +358,13 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Aske
             quality.claim(log, " ".join([_digest(folder), *asking.setting]))
         except ValueError as error:
             raise click.UsageError(f"--log: {error}; name another one, or add --fresh") from None
-    columns = (TextColumn("listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Engine.open(folder, **asking.opening) as engine,
         engine.session() as session,
-        Progress(*columns, console=Console(stderr=True)) as bar,
+        Progress(*_COLUMNS, console=Console(stderr=True)) as bar,
     ):
         options.say_notes(engine)
-        shown = bar.add_task("")
+        shown = bar.add_task("listening")
         rows = quality.ask_examples(
             _hearing(session, how),
             asking.examples,
@@ -353,7 +372,9 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Aske
             progress=lambda n, total: bar.update(shown, completed=n, total=total),
             wordings=quality.QUESTIONS if asking.wordings == "trained" else quality.UNSEEN,
         )
-        return _Asked(name=engine.manifest.name, log=log, rows=rows)
+        rows = _settled(session, rows, bar)
+        read = _read(session, rows, bar) if how == IN_WRITING else []
+        return _Asked(name=engine.manifest.name, log=log, rows=rows, read=read)
 
 
 def _hearing(session: Session, how: str) -> Ask:
@@ -371,11 +392,33 @@ def _hearing(session: Session, how: str) -> Ask:
     )
 
 
+def _read(session: Session, rows: Sequence[Row], bar: Progress) -> list[Row]:
+    """Questions answered by the bundle's bare language model from their exact words."""
+    return [
+        dataclasses.replace(row, answer=_answered(session, row.name, MIN_NEW_TOKENS))
+        for row in bar.track(rows, description="reading")
+    ]
+
+
+def _settled(session: Session, rows: Sequence[Row], bar: Progress) -> list[Row]:
+    """With the bundle's own answer as the true one wherever a question came without."""
+    unanswered = [row for row in rows if row.task == "question" and not row.truth]
+    if not unanswered:
+        return list(rows)
+    own = {(row.package, row.name): row.answer for row in _read(session, unanswered, bar)}
+    return [
+        dataclasses.replace(row, truth=own.get((row.package, row.name), row.truth)) for row in rows
+    ]
+
+
 def _in_writing(session: Session, pcm: F32) -> str:
     session.hear(pcm)
     question = write_down(session, pcm).text
-    most = max_new_tokens(pcm)
-    return session.ask_in_writing(question, max_new_tokens=most).text() if question else ""
+    return _answered(session, question, max_new_tokens(pcm)) if question else ""
+
+
+def _answered(session: Session, question: str, most: int) -> str:
+    return session.ask_in_writing(question, max_new_tokens=most).text()
 
 
 def _digest(folder: Path) -> str:

@@ -9,6 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+READING = {
+    "at_once": "heard, and answered at once",
+    "in_writing": "heard, and answered in writing",
+    "kept": "read: the kept answers, with perfect ears",
+}
 SHOWN_MISTAKES = 2  # the most frequent ones of a class
 
 
@@ -32,6 +37,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     if in_writing := result["in_writing"]:
         title = "Questions answered in writing, beside at once"
         console.print(beside(in_writing, title=title))
+        console.print(reading(in_writing["read"]))
 
 
 def _sets(result: Mapping[str, Any]) -> str:
@@ -84,6 +90,18 @@ def beside(found: Mapping[str, Any], *, title: str) -> Table:
             f"{100 * difference['value']:+.1f}",
             interval,
         )
+    return table
+
+
+def reading(found: Mapping[str, Any]) -> Table:
+    """Questions beside what the bundle itself answers to their exact words."""
+    title = "Questions beside the bundle's own answers to their exact words"
+    table = Table("same answer", "clips", "result", "95 %", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, says in READING.items():
+        one = found[name]
+        table.add_row(says, str(one["n"]), f"{one['value']:.1%}", _interval(one))
     return table
 
 

@@ -163,6 +163,40 @@ def test_a_question_is_answered_in_writing_as_by_ask(tiny_engine: Engine) -> Non
         assert told == answer.text()
 
 
+def test_my_own_questions_are_compared_with_what_the_bundle_answers_to_their_text(
+    nano: Path, clips: Path
+) -> None:
+    path = clips.with_name("questions.jsonl")
+    asked = {"path": "speech.wav", "kind": "question", "text": "What is the capital of France?"}
+    kept = {**asked, "path": "noise.wav", "answer": "Bananas."}
+    path.write_text(f"{json.dumps(asked)}\n{json.dumps(kept)}\n", "utf-8")
+    log = clips.with_name("questions-log.jsonl")
+    done = evaluate(nano, "--manifest", path, "--in-writing", "--json", "--log", log)
+    result = json.loads(done.stdout)
+    assert result["figures"].keys() == {"question_agreement"}
+    assert result["n_answers"] == 2
+    read = result["in_writing"]["read"]
+    # Perfect ears answer the first as the bundle does, being the same words; not with a fruit.
+    assert read["kept"]["value"] == 0.5
+    assert read["kept"]["n"] == read["at_once"]["n"] == read["in_writing"]["n"] == 2
+    # What is true may be told later: answers are kept, not what they are compared with.
+    path.write_text(json.dumps(asked | {"answer": "Bananas."}) + "\n", "utf-8")
+    again = json.loads(evaluate(nano, "--manifest", path, "--json", "--log", log).stdout)
+    assert again["figures"]["question_agreement"]["value"] == 0
+
+
+def test_a_bundle_that_cannot_read_needs_answers(nano: Path, clips: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(nano, tmp_path / "older")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["prompt"]["written"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    path = clips.with_name("unanswered.jsonl")
+    path.write_text('{"path": "speech.wav", "kind": "question", "text": "Who?"}\n', "utf-8")
+    done = evaluate(folder, "--manifest", path, code=2)
+    assert "no template for questions without a sound" in done.stderr
+    assert "give each question an answer" in done.stderr
+
+
 def test_where_nothing_is_asked_nothing_is_answered_in_writing(nano: Path, clips: Path) -> None:
     done = evaluate(nano, "--manifest", clips, "--in-writing", code=2)
     assert "--in-writing: none of these clips asks anything" in done.stderr
@@ -227,7 +261,8 @@ def test_a_list_that_is_wrong_is_told_in_one_line(nano: Path, clips: Path) -> No
     done = evaluate(nano, "--manifest", path, code=1)
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        f"kokanee: {path}:1: kind: expected speech, sound, music, mixture, noise, got sounds"
+        f"kokanee: {path}:1: kind: expected speech, sound, music, mixture, noise, question,"
+        " got sounds"
     ]
     path.write_text('{"path": "gone.wav", "kind": "sound"}\n', "utf-8")
     done = evaluate(nano, "--manifest", path, code=1)

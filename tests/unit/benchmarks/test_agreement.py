@@ -4,7 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kokanee.benchmarks.agreement import CHUNK, compared, equal_answers, streamed_answers
+from kokanee.benchmarks.agreement import (
+    CHUNK,
+    beside_reading,
+    compared,
+    equal_answers,
+    streamed_answers,
+)
 from kokanee.benchmarks.quality import Row
 from kokanee.benchmarks.tally import estimate
 from kokanee.engine import EXACT, FAST, Engine
@@ -39,6 +45,27 @@ def test_each_figure_says_how_much_more_the_other_has() -> None:
     assert moved["value"] == pytest.approx(2 / 3, abs=1e-4)
     assert moved["difference"]["value"] == pytest.approx(1 / 3, abs=1e-4)
     assert moved["difference"]["low"] == 0
+
+
+def test_hearing_is_told_apart_from_what_the_bits_of_the_language_model_change() -> None:
+    def asked(*answers: str) -> list[Row]:
+        names = ("What is the capital of Italy?", "What do cats eat?", "Is the sun hot?")
+        kept = ("It is Rome.", "Cats eat mice.", "Yes, it is.")
+        return [
+            Row("flite-1", name, "speech", truth, "question", answer)
+            for name, truth, answer in zip(names, kept, answers, strict=True)
+        ]
+
+    found = beside_reading(
+        asked("It is Rome.", "Dogs eat bones.", "No."),
+        asked("It is Rome.", "They eat fish.", "No."),
+        asked("It is Rome.", "Cats eat fish.", "No, it is not."),
+    )
+    # The second and third are other answers than the kept ones, but the bundle's own.
+    assert {k: one["value"] for k, one in found.items()} == pytest.approx(
+        {"at_once": 2 / 3, "in_writing": 1.0, "kept": 1 / 3}, abs=1e-4
+    )
+    assert found["kept"]["n"] == 3
 
 
 class Hearing:

@@ -48,6 +48,15 @@ def test_what_a_line_says_decides_what_is_asked(tmp_path: Path) -> None:
     assert all(len(e.clip.pcm) == 8000 for e in found.examples)
 
 
+def test_a_question_is_called_as_it_is_asked_and_may_have_an_answer(tmp_path: Path) -> None:
+    asked = {"path": "a.wav", "kind": "question", "text": "Who?"}
+    found = read_clip_list(listed(tmp_path, asked, asked | {"path": "b.wav", "answer": "Me."}))
+    assert [(e.clip.name, e.clip.kind, dict(e.truths)) for e in found.examples] == [
+        ("Who?", "speech", {"question": ""}),
+        ("Who?", "speech", {"question": "Me."}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("written", "language"), [("fr", "French"), ("Russian", "Russian"), ("Welsh", "Welsh")]
 )

@@ -42,7 +42,11 @@ RESULT: dict[str, Any] = {
     ],
     "streamed": {"mode": "fast", "equal_answers": {}, "figures": {"a": difference(-0.5)}},
     "by_phrase": {"longest_s": 8.0, "equal_answers": {}, "figures": {"a": difference(-0.25)}},
-    "in_writing": {"equal_answers": {}, "figures": {"a": difference(0.75)}},
+    "in_writing": {
+        "equal_answers": {},
+        "figures": {"a": difference(0.75)},
+        "read": {"at_once": ESTIMATE, "in_writing": ESTIMATE, "kept": ESTIMATE | {"value": 0.875}},
+    },
 }
 
 
@@ -61,6 +65,8 @@ def test_everything_is_in_a_table() -> None:
     assert "bird 3, none of these 2, ..." in text
     assert "Cut at pauses into 8 s at most, beside whole clips" in text
     assert "Questions answered in writing, beside at once" in text
+    assert "own answers to their exact words" in text
+    assert "87.5%" in text
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_folders() -> None:
