@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 
 from kokanee.benchmarks.heldout import normalised
 from kokanee.engine.features import log_mel
-from training.recordings import again, levelled
+from training.recordings import levelled
+from training.revoiced import again
 from training.shards import Record, write
 from training.talkies import RATE_8_BIT, U8, drascula_lines, sky_lines
 

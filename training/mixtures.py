@@ -1,4 +1,4 @@
-"""Writes the shard `mixtures`: training speech over training sounds and music."""
+"""Writes a shard of mixtures: training speech over training sounds and music."""
 
 import argparse
 import random
@@ -61,10 +61,12 @@ def main() -> None:
     parser.add_argument("--speech", nargs="+", required=True)
     parser.add_argument("--sounds", nargs="+", default=["sounds"])
     parser.add_argument("--clips", type=int, default=3000)
+    parser.add_argument("--name", default="mixtures", help="of the shard")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     speech, sounds = [Shard(n) for n in options.speech], [Shard(n) for n in options.sounds]
-    print("mixtures", write("mixtures", mixtures(speech, sounds, options.clips, options.seed)))
+    made = mixtures(speech, sounds, options.clips, options.seed)
+    print(options.name, write(options.name, made))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ The second holds the same lines at other pitches, in rooms, over telephones, wit
 
 import argparse
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from training.augment import spoken
-from training.shards import WORK, Record, is_validation, write
+from training.revoiced import again
+from training.shards import WORK, Record, write
 from training.sounds import RATE, read
 from training.talkies import unpack_fotaq
 
@@ -33,21 +33,15 @@ def lines(tree: Path, folder: Path) -> Iterator[tuple[Record, np.ndarray]]:
             yield record, levelled(pcm, rng)
 
 
-def again(
-    clips: Iterable[tuple[Record, np.ndarray]], seed: bytes = b"fotaq-again"
-) -> Iterator[tuple[Record, np.ndarray]]:
-    rng = np.random.default_rng(zlib.crc32(seed))
-    for record, pcm in clips:
-        if not is_validation(record):
-            yield record, spoken(pcm, rng, pitch=0.14)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tree", type=Path, help="TREE/<package> is an unpacked Debian package")
     options = parser.parse_args()
     print("fotaq", write("fotaq", lines(options.tree, WORK / "fotaq")))
-    print("fotaq-again", write("fotaq-again", again(lines(options.tree, WORK / "fotaq"))))
+    print(
+        "fotaq-again",
+        write("fotaq-again", again(lines(options.tree, WORK / "fotaq"), b"fotaq-again")),
+    )
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ WORK = Path(os.environ.get("KOKANEE_TRAINING", "/var/tmp/kokanee-training"))
 HELD_OUT_VOICE = "flite-rms"
 ACTED = {"fotaq", "beneath-a-steel-sky", "drascula"}
 
+MEASURED = ("at", "n_samples", "level_db")  # what `write` adds to a record
+
 Record = dict[str, Any]
 F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
@@ -72,8 +74,8 @@ def write(name: str, clips: Iterable[tuple[Record, np.ndarray]]) -> int:
             samples = np.clip(np.round(pcm * 32767), -32768, 32767).astype(np.int16)
             sink.write(samples.tobytes())
             level = 10 * np.log10(np.square(pcm, dtype=np.float64).mean() + 1e-12)
-            measured = {"at": at, "n_samples": len(samples), "level_db": round(float(level), 1)}
-            records.append({**record, **measured})
+            measured = (at, len(samples), round(float(level), 1))
+            records.append({**record, **dict(zip(MEASURED, measured, strict=True))})
             at += len(samples)
     (folder / f"{name}.json").write_text(json.dumps(records))
     return len(records)
