@@ -87,6 +87,22 @@ def _in_writing(
         f"Written down first by {PROMPT.transcript_beams} beams, then answered by the bare language"
         " model, as `kokanee ask --in-writing` does (`kokanee eval nano --in-writing`):\n\n"
         + table(head, _two_ways(found, whole, floats))
+        + "\n\n"
+        + _read(found["read"])
+    )
+
+
+def _read(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The same beside the bundle's own answers, which leaves hearing alone to differ."""
+    at_once, in_writing, kept = (
+        f"{found[k]['value']:.0%}" for k in ("at_once", "in_writing", "kept")
+    )
+    low, high = (f"{found['in_writing'][k]:.0%}" for k in ("low", "high"))
+    return (
+        "The answers that count here were written by the language model in 16 bits. Beside what the"
+        f" bundle's own, at 4 bits, answers to the exact words, {at_once} of the answers at once and"
+        f" **{in_writing}** of those in writing ({low} to {high}) say the same; of its answers to the"
+        f" exact words themselves {kept} are those that count."
     )
 
 
