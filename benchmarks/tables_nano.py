@@ -100,9 +100,9 @@ def _read(found: Mapping[str, Mapping[str, float]]) -> str:
     low, high = (f"{found['in_writing'][k]:.0%}" for k in ("low", "high"))
     return (
         "The answers that count here were written by the language model in 16 bits. Beside what the"
-        f" bundle's own, at 4 bits, answers to the exact words, {at_once} of the answers at once and"
-        f" **{in_writing}** of those in writing ({low} to {high}) say the same; of its answers to the"
-        f" exact words themselves {kept} are those that count."
+        f" bundle's own, at 4 bits, answers to the exact words, {at_once} of the answers at once"
+        f" and **{in_writing}** of those in writing ({low} to {high}) say the same; of its answers"
+        f" to the exact words themselves {kept} are those that count."
     )
 
 

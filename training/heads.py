@@ -38,8 +38,10 @@ class WordHead(nn.Module):
         """[batch, n, d] -> log-probabilities [batch, n, 1 + n_tokens], mean norm error."""
         centred = soft - self.mean
         norm = centred.norm(dim=-1, keepdim=True)
-        table = torch.cat([F.normalize(self.blank, dim=0)[None], self.words])
-        logits = SHARPNESS * (centred / norm) @ table.T
+        unit = SHARPNESS * centred / norm
+        # Apart from the words, which need no gradient.
+        blank = unit @ F.normalize(self.blank, dim=0)[:, None]
+        logits = torch.cat([blank, unit @ self.words.T], -1)
         return logits.log_softmax(-1), (norm / self.norm - 1).square().mean()
 
     @torch.no_grad()
@@ -63,6 +65,33 @@ class WordHead(nn.Module):
         best = log_probs.argmax(-1)
         directions = F.normalize(soft - self.mean, dim=-1)[best > 0]
         return float((directions * self.words[best[best > 0] - 1]).sum(-1).mean())
+
+
+def ctc(log_probs: Tensor, targets: list[list[int]]) -> Tensor:
+    """[batch, n_soft, 1 + n_tokens] -> CTC loss of each clip [batch].
+
+    torch's goes over all tokens that there are, forth and back: seven times as long as over the
+    blank and the target's own, which are all that the loss depends on.
+    """
+    width = max(len(ids) for ids in targets)
+    own = torch.zeros(len(targets), 1 + width, dtype=torch.long)
+    placed: list[int] = []
+    for row, ids in enumerate(targets):
+        own[row, 1 : 1 + len(ids)] = torch.tensor(ids)
+        for k, token in enumerate(ids):  # a repeat must be seen to be one: a blank stands between
+            placed.append(placed[-1] if k and token == ids[k - 1] else k + 1)
+    own_log_probs = log_probs.gather(2, own[:, None].expand(-1, log_probs.shape[1], -1))
+    loss = F.ctc_loss(
+        own_log_probs.transpose(0, 1),
+        torch.tensor(placed),
+        torch.full((len(targets),), log_probs.shape[1]),
+        torch.tensor([len(ids) for ids in targets]),
+        reduction="none",
+        zero_infinity=True,
+    )
+    # Its gradient adds the probabilities themselves, as if these tokens were all there are.
+    added = own_log_probs.exp().sum((1, 2)) * (loss > 0)
+    return loss - (added - added.detach())
 
 
 class TeacherHead(nn.Module):

@@ -31,6 +31,7 @@ from training.align import (
     share,
     soft_tokens,
     tokens_of_captions,
+    with_still_norms,
 )
 from training.asking import is_validation
 from training.heads import WordHead
@@ -184,7 +185,7 @@ def main() -> None:
     llm = SpeakingLlm(options.llm)
     vocabulary = tokens_of_captions(llm.tokenizer)
     clips = Clips([Shard(name) for name in options.shards], llm.tokenizer, vocabulary)
-    connector, head = Connector(NANO), WordHead(llm.embeddings[vocabulary])
+    connector, head = with_still_norms(Connector(NANO)), WordHead(llm.embeddings[vocabulary])
     stories = json.loads(STORIES.read_text()) if options.stories else {}
     written = unspoken(llm.tokenizer, vocabulary) if options.written else []
     connector.load_state_dict(load_file(first / "connector.safetensors"))

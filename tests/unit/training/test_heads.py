@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F  # noqa: N812
-from training.heads import WordHead
+from training.heads import WordHead, ctc
 
 
 def words() -> torch.Tensor:
@@ -55,3 +55,24 @@ def test_goes_on_with_a_blank_that_was_kept_in_half_precision(tmp_path: Path) ->
     assert head.blank.equal(kept.half().float())
     with torch.autocast("cpu", torch.bfloat16):  # mixed with float16 it fails here
         head(torch.randn(1, 3, 576))
+
+
+def test_ctc_over_a_target_s_own_tokens_is_ctc_over_all_of_them() -> None:
+    targets = [[1, 2, 3], [5, 5, 6], [7], [8, 9, 8, 8], [3, 3, 3], [3, 4, 3, 4], [2] * 9]
+    lengths = torch.tensor([len(ids) for ids in targets])
+    logits = torch.randn(len(targets), 12, 40, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    log_probs = logits.log_softmax(-1)
+    whole = F.ctc_loss(
+        log_probs.transpose(0, 1),
+        torch.tensor([token for ids in targets for token in ids]),
+        torch.full((len(targets),), 12),
+        lengths,
+        reduction="none",
+        zero_infinity=True,  # the last one is too long
+    )
+    own = ctc(log_probs, targets)
+    torch.testing.assert_close(own, whole)
+    (wanted,) = torch.autograd.grad((whole / lengths).mean(), logits, retain_graph=True)
+    (found,) = torch.autograd.grad((own / lengths).mean(), logits)
+    torch.testing.assert_close(found, wanted)
