@@ -89,10 +89,9 @@ def beside_reading(
 ) -> dict[str, Any]:
     """What not hearing a question's exact words costs, apart from all else; JSON.
 
-    The kept answers are those of nano's language model in 16 bits. Here the truth is what the
-    bundle's own, at its own bits, answers to the exact words (`read`), so that any bundle can be
-    asked. `kept` is how many of those answers are the kept ones: with perfect ears no more can be
-    expected to be.
+    The truth here is what the bundle's own language model, at its own bits, answers to the exact
+    words (`read`), so that any bundle can be asked. `kept`, where questions came with answers, is
+    how many of those it gives itself to the exact words: with perfect ears no more can be expected.
     """
     own = {(row.package, row.name): row.answer for row in read}
 
@@ -102,6 +101,6 @@ def beside_reading(
     tallied = {
         "at_once": question_agreement(by_own(at_once)),
         "in_writing": question_agreement(by_own(in_writing)),
-        "kept": question_agreement(read),
+        "kept": question_agreement([row for row in read if row.truth]),
     }
     return {name: as_json(estimate(tally)) for name, tally in tallied.items() if tally}

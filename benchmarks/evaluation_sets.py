@@ -56,12 +56,16 @@ def examples(cache: Path, names: Sequence[str], *, limit: int | None = None) -> 
 
 
 def few(examples: Iterable[Example], limit: int | None) -> list[Example]:
-    """At most `limit` of each kind and language, from all over the set, as `quality.chosen`."""
+    """At most `limit` of each kind and language, from all over the set, as `quality.chosen`.
+
+    Questions are a kind of their own.
+    """
     by_hash = sorted(examples, key=lambda example: zlib.crc32(example.clip.name.encode()))
-    counts: Counter[tuple[str, str | None]] = Counter()
+    counts: Counter[tuple[str, bool, str | None]] = Counter()
     kept = []
     for example in by_hash:
-        group = example.clip.kind, example.truths.get("language")
+        truths = example.truths
+        group = example.clip.kind, "question" in truths, truths.get("language")
         counts[group] += 1
         if limit is None or counts[group] <= limit:
             kept.append(example)

@@ -79,7 +79,7 @@ def _ours(setup: Setup, clips: Sequence[Clip], log: Path) -> Iterator[Count]:
         engine.session() as session,
     ):
         rows = quality.ask_all(
-            lambda pcm, questions: answers(session, pcm, questions),
+            lambda clip, questions: answers(session, clip.pcm, questions),
             clips,
             log,
             progress=lambda n, total: setup.progress(f"quality: {KOKANEE}", n, total),

@@ -289,9 +289,12 @@ def _inventions(rows: Sequence[Row]) -> Iterator[Tally | None]:
 
 
 def question_agreement(rows: Sequence[Row]) -> Tally | None:
-    """Of spoken questions, whose truth is an answer to their text."""
+    """Of spoken questions, whose truth is an answer to their text; none at all is never right."""
     asked = [row for row in rows if row.task == "question"]
-    same = [same_answer(row.name, row.truth, row.answer) for row in asked]
+    same = [
+        bool(normalised(row.answer)) and same_answer(row.name, row.truth, row.answer)
+        for row in asked
+    ]
     return _share("question_agreement", "spoken question, same answer as in text", asked, same)
 
 

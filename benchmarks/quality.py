@@ -16,14 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from .heldout import CLASS_NAMES, Clip, class_of, normalised, word_error_rate
 
-F32 = npt.NDArray[np.float32]
 Task = Literal["words", "sound", "kind", "language", "question"]
-Ask = Callable[[F32, Sequence[str]], Sequence[str]]  # pcm [n_samples], questions -> answers
+Ask = Callable[[Clip, Sequence[str]], Sequence[str]]  # clip, questions -> answers
 
 QUESTIONS: dict[Task, str] = {
     "words": "Write down what is said.",
@@ -125,7 +121,7 @@ def ask_examples(
             ]
             missing = [row for row in asked if (row.package, row.name, row.task) not in known]
             if missing:
-                answers = ask(clip.pcm, [wordings[row.task] for row in missing])
+                answers = ask(clip, [wordings[row.task] for row in missing])
                 for row, answer in zip(missing, answers, strict=True):
                     known[row.package, row.name, row.task] = answer
                     line = asdict(replace(row, answer=answer))

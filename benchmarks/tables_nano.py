@@ -101,8 +101,8 @@ def _read(found: Mapping[str, Mapping[str, float]]) -> str:
     return (
         "The answers that count here were written by the language model in 16 bits. Beside what the"
         f" bundle's own, at 4 bits, answers to the exact words, {at_once} of the answers at once"
-        f" and **{in_writing}** of those in writing ({low} to {high}) say the same; of its answers"
-        f" to the exact words themselves {kept} are those that count."
+        f" and **{in_writing}** of those in writing ({low} to {high}) say the same; {kept} of its"
+        " answers to the exact words say the same as those that count."
     )
 
 

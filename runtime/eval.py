@@ -37,17 +37,12 @@ from kokanee.export.nano import default_cache
 from . import hearing_tables, options
 from .bundle import find_bundle
 from .in_writing import check_bundle, write_down
-from .phrases import F32, LONGEST_S, MIN_NEW_TOKENS, max_new_tokens, transcribe
+from .phrases import F32, LONGEST_S, max_new_tokens, transcribe
 
 SCHEMA = "kokanee.eval/1"
 # How a clip is heard and asked about, beside the names of `STREAMING`.
 WHOLE, BY_PHRASE, IN_WRITING = "whole", "by-phrase", "in-writing"
-_COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-)
+READ = "read"  # not heard at all: a question's exact words, answered by the bare language model
 
 EPILOG = """\b
 Sets:
@@ -197,14 +192,16 @@ def command(
         raise click.UsageError("--by-phrase: none of these clips is to be written down; add speech")
     if in_writing and not any("question" in example.truths for example in examples):
         raise click.UsageError(
-            "--in-writing: none of these clips asks anything; add --set question"
+            "--in-writing: none of these clips asks anything; add --set question, or lines of"
+            ' "kind": "question" to a manifest'
         )
     if in_writing:
         try:
             check_bundle(read_manifest(folder).prompt)
         except ValueError as error:
             raise click.UsageError(f"--in-writing: {error}") from None
-    if any(example.truths.get("question") == "" for example in examples):
+    unanswered = any(example.truths.get("question") == "" for example in examples)
+    if unanswered:
         for reader in (folder, *others):
             try:
                 fill_written(read_manifest(reader).prompt, "?")
@@ -224,8 +221,14 @@ def command(
     def kept(digest: str) -> Path:
         return cache / "eval" / f"{'-'.join([digest, *setting])}.jsonl"
 
-    asked = _ask(asking, folder, log or kept(digest))
-    rows = asked.rows
+    def own(folder: Path, log: Path) -> list[Row]:
+        """What a bundle answers to the questions' exact words, where that is wanted."""
+        return _ask(_only(asking, "question"), folder, log, how=READ).rows
+
+    answers = log or kept(digest)
+    asked = _ask(asking, folder, answers)
+    read = own(folder, answers) if unanswered or in_writing else []
+    rows = _settled(asked.rows, read)
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "bundle": asked.name,
@@ -251,30 +254,31 @@ def command(
         its_digest = _digest(other)
         its_log = log.with_stem(f"{log.stem}-{its_digest}") if log else kept(its_digest)
         its = _ask(asking, other, its_log)
+        its_rows = _settled(its.rows, own(other, its_log)) if unanswered else its.rows
         result["beside"].append(
             {
                 "bundle": its.name,
                 "folder": str(other),
                 "manifest_sha256": its_digest,
                 "log": str(its.log),
-                **agreement.compared(rows, its.rows),
+                **agreement.compared(rows, its_rows),
             }
         )
     if streamed:
-        heard = _ask(asking, folder, log or kept(digest), how=mode)
-        compared = agreement.compared(rows, heard.rows)
+        heard = _ask(asking, folder, answers, how=mode)
+        compared = agreement.compared(rows, _settled(heard.rows, read))
         result["streamed"] = {"mode": mode, "log": str(heard.log), **compared}
     if by_phrase:
-        heard = _ask(_only(asking, "words"), folder, log or kept(digest), how=BY_PHRASE)
+        heard = _ask(_only(asking, "words"), folder, answers, how=BY_PHRASE)
         compared = agreement.compared([r for r in rows if r.task == "words"], heard.rows)
         result["by_phrase"] = {"longest_s": LONGEST_S, "log": str(heard.log), **compared}
     if in_writing:
-        heard = _ask(_only(asking, "question"), folder, log or kept(digest), how=IN_WRITING)
+        heard = _ask(_only(asking, "question"), folder, answers, how=IN_WRITING)
         at_once = [r for r in rows if r.task == "question"]
         result["in_writing"] = {
             "log": str(heard.log),
-            **agreement.compared(at_once, heard.rows),
-            "read": agreement.beside_reading(at_once, heard.rows, heard.read),
+            **agreement.compared(at_once, _settled(heard.rows, read)),
+            "read": agreement.beside_reading(at_once, heard.rows, read),
         }
     result["wall_s"] = round(time.perf_counter() - started, 1)
     if not as_json:
@@ -329,7 +333,6 @@ class _Asked:
     name: str
     log: Path
     rows: list[Row]
-    read: list[Row]  # with IN_WRITING only: the same questions from their exact words
 
 
 def _only(asking: _Asking, task: Task) -> _Asking:
@@ -343,7 +346,7 @@ def _only(asking: _Asking, task: Task) -> _Asking:
 
 
 def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Asked:
-    """Asks a bundle about every example, heard as a whole, streamed, by phrase or in writing.
+    """Asks a bundle about every example: heard whole, streamed, by phrase, in writing, or read.
 
     Answers to other wordings, and what is not heard as a whole, go into logs of their own beside
     the given one.
@@ -358,13 +361,15 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Aske
             quality.claim(log, " ".join([_digest(folder), *asking.setting]))
         except ValueError as error:
             raise click.UsageError(f"--log: {error}; name another one, or add --fresh") from None
+    doing = TextColumn("reading" if how == READ else "listening")
+    columns = (doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Engine.open(folder, **asking.opening) as engine,
         engine.session() as session,
-        Progress(*_COLUMNS, console=Console(stderr=True)) as bar,
+        Progress(*columns, console=Console(stderr=True)) as bar,
     ):
         options.say_notes(engine)
-        shown = bar.add_task("listening")
+        shown = bar.add_task("")
         rows = quality.ask_examples(
             _hearing(session, how),
             asking.examples,
@@ -372,53 +377,45 @@ def _ask(asking: _Asking, folder: Path, log: Path, *, how: str = WHOLE) -> _Aske
             progress=lambda n, total: bar.update(shown, completed=n, total=total),
             wordings=quality.QUESTIONS if asking.wordings == "trained" else quality.UNSEEN,
         )
-        rows = _settled(session, rows, bar)
-        read = _read(session, rows, bar) if how == IN_WRITING else []
-        return _Asked(name=engine.manifest.name, log=log, rows=rows, read=read)
+        return _Asked(name=engine.manifest.name, log=log, rows=rows)
 
 
 def _hearing(session: Session, how: str) -> Ask:
     if how == WHOLE:
-        return lambda pcm, questions: hearing_quality.answers(session, pcm, questions)
+        return lambda clip, questions: hearing_quality.answers(session, clip.pcm, questions)
     if how == BY_PHRASE:
-        return lambda pcm, questions: [
-            " ".join(phrase.text for phrase in transcribe(session, pcm, question=question))
+        return lambda clip, questions: [
+            " ".join(phrase.text for phrase in transcribe(session, clip.pcm, question=question))
             for question in questions
         ]
     if how == IN_WRITING:
-        return lambda pcm, questions: [_in_writing(session, pcm) for _ in questions]
-    return lambda pcm, questions: agreement.streamed_answers(
-        session, pcm, questions, streaming=STREAMING[how]
+        return lambda clip, questions: [_in_writing(session, clip.pcm) for _ in questions]
+    if how == READ:  # a clip that asks is called as it asks
+        return lambda clip, questions: [_read(session, clip.name, clip.pcm) for _ in questions]
+    return lambda clip, questions: agreement.streamed_answers(
+        session, clip.pcm, questions, streaming=STREAMING[how]
     )
-
-
-def _read(session: Session, rows: Sequence[Row], bar: Progress) -> list[Row]:
-    """Questions answered by the bundle's bare language model from their exact words."""
-    return [
-        dataclasses.replace(row, answer=_answered(session, row.name, MIN_NEW_TOKENS))
-        for row in bar.track(rows, description="reading")
-    ]
-
-
-def _settled(session: Session, rows: Sequence[Row], bar: Progress) -> list[Row]:
-    """With the bundle's own answer as the true one wherever a question came without."""
-    unanswered = [row for row in rows if row.task == "question" and not row.truth]
-    if not unanswered:
-        return list(rows)
-    own = {(row.package, row.name): row.answer for row in _read(session, unanswered, bar)}
-    return [
-        dataclasses.replace(row, truth=own.get((row.package, row.name), row.truth)) for row in rows
-    ]
 
 
 def _in_writing(session: Session, pcm: F32) -> str:
     session.hear(pcm)
     question = write_down(session, pcm).text
-    return _answered(session, question, max_new_tokens(pcm)) if question else ""
+    return _read(session, question, pcm) if question else ""
 
 
-def _answered(session: Session, question: str, most: int) -> str:
-    return session.ask_in_writing(question, max_new_tokens=most).text()
+def _read(session: Session, question: str, pcm: F32) -> str:
+    return session.ask_in_writing(question, max_new_tokens=max_new_tokens(pcm)).text()
+
+
+def _settled(rows: Sequence[Row], read: Iterable[Row]) -> list[Row]:
+    """With the bundle's own answer as the true one wherever a question came without."""
+    own = {(row.package, row.name): row.answer for row in read}
+    return [
+        dataclasses.replace(row, truth=own[row.package, row.name])
+        if row.task == "question" and not row.truth
+        else row
+        for row in rows
+    ]
 
 
 def _digest(folder: Path) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 READING = {
     "at_once": "heard, and answered at once",
     "in_writing": "heard, and answered in writing",
-    "kept": "read: the kept answers, with perfect ears",
+    "kept": "read, beside the answers given",
 }
 SHOWN_MISTAKES = 2  # the most frequent ones of a class
 
@@ -99,9 +99,8 @@ def reading(found: Mapping[str, Any]) -> Table:
     table = Table("same answer", "clips", "result", "95 %", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, says in READING.items():
-        one = found[name]
-        table.add_row(says, str(one["n"]), f"{one['value']:.1%}", _interval(one))
+    for name, one in found.items():
+        table.add_row(READING[name], str(one["n"]), f"{one['value']:.1%}", _interval(one))
     return table
 
 

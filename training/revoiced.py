@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from training.augment import spoken
+from training.augment import RATE, spoken
 from training.shards import MEASURED, Record, Shard, is_validation, write
-
-RATE = 16_000
 
 
 def again(

@@ -155,7 +155,8 @@ def test_what_has_no_words_cannot_be_heard_by_phrase(nano: Path, clips: Path) ->
 def test_a_question_is_answered_in_writing_as_by_ask(tiny_engine: Engine) -> None:
     pcm = (0.1 * np.random.default_rng(0).standard_normal(32_000)).astype(np.float32)
     with tiny_engine.session() as session:
-        (told,) = _hearing(session, IN_WRITING)(pcm, ["Answer the question."])
+        clip = heldout.Clip("p", "Who?", "speech", "", "", pcm)
+        (told,) = _hearing(session, IN_WRITING)(clip, ["Answer the question."])
         session.hear(pcm)
         question = write_down(session, pcm)
         assert question.text
@@ -168,17 +169,28 @@ def test_my_own_questions_are_compared_with_what_the_bundle_answers_to_their_tex
 ) -> None:
     path = clips.with_name("questions.jsonl")
     asked = {"path": "speech.wav", "kind": "question", "text": "What is the capital of France?"}
-    kept = {**asked, "path": "noise.wav", "answer": "Bananas."}
-    path.write_text(f"{json.dumps(asked)}\n{json.dumps(kept)}\n", "utf-8")
+    (clips.parent / "copy.wav").write_bytes((clips.parent / "speech.wav").read_bytes())
+    lines = [
+        asked,
+        {**asked, "path": "copy.wav", "answer": "Bananas."},  # the same sound, another truth
+        {**asked, "path": "noise.wav", "answer": "The capital of France is Paris."},
+        {**asked, "path": "silence.wav", "answer": "Bananas."},
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
     log = clips.with_name("questions-log.jsonl")
-    done = evaluate(nano, "--manifest", path, "--in-writing", "--json", "--log", log)
-    result = json.loads(done.stdout)
+    everything = ("--in-writing", "--streamed", "--beside", nano, "--json", "--log", log)
+    result = json.loads(evaluate(nano, "--manifest", path, *everything).stdout)
     assert result["figures"].keys() == {"question_agreement"}
-    assert result["n_answers"] == 2
+    assert result["n_answers"] == 4
     read = result["in_writing"]["read"]
-    # Perfect ears answer the first as the bundle does, being the same words; not with a fruit.
-    assert read["kept"]["value"] == 0.5
-    assert read["kept"]["n"] == read["at_once"]["n"] == read["in_writing"]["n"] == 2
+    # Of the three answers given it says one itself.
+    assert (read["kept"]["value"], read["kept"]["n"]) == (round(1 / 3, 4), 3)
+    assert read["at_once"]["n"] == read["in_writing"]["n"] == 4
+    (beside,) = result["beside"]
+    assert beside["figures"]["question_agreement"]["difference"]["value"] == 0
+    logs = {path.name for path in clips.parent.glob("questions-log*read.jsonl")}
+    assert "questions-log-read.jsonl" in logs
+    assert len(logs) == 2  # each bundle has its own
     # What is true may be told later: answers are kept, not what they are compared with.
     path.write_text(json.dumps(asked | {"answer": "Bananas."}) + "\n", "utf-8")
     again = json.loads(evaluate(nano, "--manifest", path, "--json", "--log", log).stdout)

@@ -68,6 +68,13 @@ def test_hearing_is_told_apart_from_what_the_bits_of_the_language_model_change()
     assert found["kept"]["n"] == 3
 
 
+def test_no_answer_is_not_the_same_as_another_one_without_words() -> None:
+    row = Row("p", "Who?", "speech", "", "question", "...")
+    found = beside_reading([row], [Row("p", "Who?", "speech", "", "question", "")], [row])
+    assert found["in_writing"]["value"] == 0
+    assert "kept" not in found  # nobody gave an answer
+
+
 class Hearing:
     """Remembers what came."""
 

@@ -76,6 +76,13 @@ def test_a_few_are_the_same_whatever_the_order() -> None:
     assert len(few(made, None)) == len(made)
 
 
+def test_questions_leave_speech_its_places() -> None:
+    speech = [Example(clip(f"speech {i}", "speech", "a"), {"words": "a"}) for i in range(2)]
+    asked = [Example(clip(f"Who is {i}?", "speech", ""), {"question": ""}) for i in range(2)]
+    found = few([*speech, *asked], 1)
+    assert sorted("question" in example.truths for example in found) == [False, True]
+
+
 def test_only_what_a_set_needs_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[Package] = []
     monkeypatch.setattr(heldout, "fetch", lambda cache, packages: wanted.extend(packages))

@@ -3,7 +3,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from kokanee.benchmarks.heldout import Clip
@@ -43,7 +42,7 @@ class Model:
     def __init__(self) -> None:
         self.n_heard = 0
 
-    def __call__(self, pcm: npt.NDArray[np.float32], questions: Sequence[str]) -> list[str]:
+    def __call__(self, clip: Clip, questions: Sequence[str]) -> list[str]:
         self.n_heard += 1
         return ["A dog barking, a sound." for _ in questions]
 
@@ -140,7 +139,7 @@ def test_a_truth_that_was_corrected_counts_without_asking_again(tmp_path: Path) 
 def test_only_what_is_missing_is_asked_and_in_the_given_words(tmp_path: Path) -> None:
     asked: list[Sequence[str]] = []
 
-    def model(pcm: npt.NDArray[np.float32], questions: Sequence[str]) -> list[str]:
+    def model(clip: Clip, questions: Sequence[str]) -> list[str]:
         asked.append(questions)
         return ["A dog." for _ in questions]
 
