@@ -15,13 +15,13 @@ from training.shards import MEASURED, Record, Shard, is_validation, write
 
 
 def again(
-    clips: Iterable[tuple[Record, np.ndarray]], seed: bytes
+    clips: Iterable[tuple[Record, np.ndarray]], seed: bytes, *, pitch: float = 0.14
 ) -> Iterator[tuple[Record, np.ndarray]]:
     """Training's clips once more; those of validation stay as they are."""
     rng = np.random.default_rng(zlib.crc32(seed))
     for record, pcm in clips:
         if not is_validation(record):
-            yield record, spoken(pcm, rng, pitch=0.14)
+            yield record, spoken(pcm, rng, pitch=pitch)
 
 
 def told(shards: Iterable[Shard]) -> Iterator[tuple[Record, np.ndarray]]:
@@ -36,9 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="of the new shard")
     parser.add_argument("shards", nargs="+")
+    parser.add_argument("--pitch", type=float, default=0.14, help="as `augment.spoken` has it")
     options = parser.parse_args()
-    clips = again(told(Shard(name) for name in options.shards), options.name.encode())
-    print(options.name, write(options.name, clips))
+    clips = told(Shard(name) for name in options.shards)
+    made = again(clips, options.name.encode(), pitch=options.pitch)
+    print(options.name, write(options.name, made))
 
 
 if __name__ == "__main__":
