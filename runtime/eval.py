@@ -221,13 +221,13 @@ def command(
     def kept(digest: str) -> Path:
         return cache / "eval" / f"{'-'.join([digest, *setting])}.jsonl"
 
-    def own(folder: Path, log: Path) -> list[Row]:
+    def own_answers(folder: Path, log: Path) -> list[Row]:
         """What a bundle answers to the questions' exact words, where that is wanted."""
         return _ask(_only(asking, "question"), folder, log, how=READ).rows
 
-    answers = log or kept(digest)
-    asked = _ask(asking, folder, answers)
-    read = own(folder, answers) if unanswered or in_writing else []
+    answers_log = log or kept(digest)
+    asked = _ask(asking, folder, answers_log)
+    read = own_answers(folder, answers_log) if unanswered or in_writing else []
     rows = _settled(asked.rows, read)
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -254,7 +254,7 @@ def command(
         its_digest = _digest(other)
         its_log = log.with_stem(f"{log.stem}-{its_digest}") if log else kept(its_digest)
         its = _ask(asking, other, its_log)
-        its_rows = _settled(its.rows, own(other, its_log)) if unanswered else its.rows
+        its_rows = _settled(its.rows, own_answers(other, its_log)) if unanswered else its.rows
         result["beside"].append(
             {
                 "bundle": its.name,
@@ -265,15 +265,15 @@ def command(
             }
         )
     if streamed:
-        heard = _ask(asking, folder, answers, how=mode)
+        heard = _ask(asking, folder, answers_log, how=mode)
         compared = agreement.compared(rows, _settled(heard.rows, read))
         result["streamed"] = {"mode": mode, "log": str(heard.log), **compared}
     if by_phrase:
-        heard = _ask(_only(asking, "words"), folder, answers, how=BY_PHRASE)
+        heard = _ask(_only(asking, "words"), folder, answers_log, how=BY_PHRASE)
         compared = agreement.compared([r for r in rows if r.task == "words"], heard.rows)
         result["by_phrase"] = {"longest_s": LONGEST_S, "log": str(heard.log), **compared}
     if in_writing:
-        heard = _ask(_only(asking, "question"), folder, answers, how=IN_WRITING)
+        heard = _ask(_only(asking, "question"), folder, answers_log, how=IN_WRITING)
         at_once = [r for r in rows if r.task == "question"]
         result["in_writing"] = {
             "log": str(heard.log),

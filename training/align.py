@@ -86,7 +86,7 @@ def started(path: Path, dims: QFormerDims = NANO) -> dict[str, Tensor]:
 def with_still_norms(connector: Connector) -> Connector:
     """The encoders' norms stay as they are: what they scale, keys and values can scale as well.
 
-    Without a gradient for the frames a step has a sixth less to do.
+    Without a gradient for the frames a sixth of a step's multiplications is saved.
     """
     connector.ln_speech.requires_grad_(False)
     connector.ln_audio.requires_grad_(False)
