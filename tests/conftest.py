@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny import tiny_bundle
 
 from kokanee.engine import Engine
 from kokanee.export.nano import build_nano
+
+settings.register_profile("kokanee", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("kokanee")
 
 
 @pytest.fixture(scope="session")
