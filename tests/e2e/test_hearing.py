@@ -48,7 +48,7 @@ def offline(engine: Engine, pcm: F32) -> tuple[F32, list[int]]:
         return session._context.rows.copy(), ids(session)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seconds=st.floats(0.01, 33.0),
     cuts=st.lists(st.floats(0, 1), max_size=12),
@@ -81,7 +81,7 @@ def test_how_a_sound_arrives_changes_nothing_in_exact_mode(
         assert heard.n_soft_tokens == len(want_rows)
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts=st.lists(st.integers(1, 159_999), max_size=12))
 def test_guesses_leave_no_trace_when_no_change_is_let_pass(
     tiny_engine: Engine, cuts: list[int]
@@ -175,7 +175,7 @@ def test_the_head_is_prefilled_once(tiny_engine: Engine, monkeypatch: pytest.Mon
         assert counted == [6]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(stop=st.integers(0, 5))
 def test_a_turn_that_was_stopped_anywhere_leaves_no_trace(tiny_engine: Engine, stop: int) -> None:
     want = offline(tiny_engine, sound(3.0, 1))[1]

@@ -167,7 +167,6 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 @settings(
-    deadline=None,
     max_examples=6,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -249,9 +248,7 @@ def test_a_second_loop_goes_on_where_the_first_one_stopped(tiny_engine: Engine) 
 # --- cancelling ----------------------------------------------------------------------------------
 
 
-@settings(
-    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     at=st.integers(0, 58),
     how=st.sampled_from(["cancel", "barge in", "close"]),

@@ -1,7 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kokanee.engine.features import Fbank, LogMel, fbank, log_mel
@@ -12,7 +12,6 @@ def noise(n_samples: int) -> npt.NDArray[np.float32]:
     return (0.1 * rng.standard_normal(n_samples)).astype(np.float32)
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(st.integers(400, 60_000))
 def test_length_decides_the_number_of_frames_and_nothing_else(n_samples: int) -> None:
     pcm = noise(n_samples)
@@ -71,7 +70,6 @@ def test_float64_samples_are_refused_rather_than_cast() -> None:
         fbank(np.zeros(800))  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 9_000), min_size=1, max_size=12), st.integers(0, 5_000))
 def test_a_sound_that_grows_has_the_picture_of_the_whole(chunks: list[int], padding: int) -> None:
     """To the last bit, whatever the chunks; padding that was looked at leaves no trace."""

@@ -51,7 +51,7 @@ def noise(n_samples: int, seed: int = 0) -> F32:
     return np.random.default_rng(seed).normal(size=n_samples).astype(np.float32) * np.float32(0.1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=8))
 def test_exact_pieces_are_those_of_the_policy(chunks: list[int]) -> None:
     pcm = noise(sum(chunks))
@@ -118,7 +118,7 @@ def test_an_official_policy_hears_its_first_piece_only() -> None:
         grown(FAST, policy)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.sampled_from([EXACT, FAST]), st.integers(5, 400), st.integers(0, 9))
 def test_so_many_seconds_never_have_more_windows(
     streaming: Streaming, n_windows: int, seed: int

@@ -1,7 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,13 +31,11 @@ def kept(logits: F32) -> list[int]:
     return np.flatnonzero(np.isfinite(logits)).tolist()
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(LOGITS)
 def test_by_default_the_likeliest_token_is_taken(logits: F32) -> None:
     assert make_sampler(Sampling())(logits, []) == logits.argmax()
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(LOGITS)
 def test_every_filter_keeps_the_likeliest_token_and_changes_no_kept_logit(logits: F32) -> None:
     for out in (top_k(logits, 1), top_p(logits, 0.01), min_p(logits, 1.0), top_p(logits, 0.9)):
@@ -65,7 +63,6 @@ def test_repetition_penalty_lowers_what_was_generated_and_leaves_the_input_alone
     assert make_sampler(Sampling(repetition_penalty=2.5))(logits, [0]) == 2
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(st.lists(st.integers(0, 4), max_size=30), st.integers(1, 6))
 def test_only_what_would_say_a_run_again_is_forbidden(ids: list[int], size: int) -> None:
     logits = np.zeros(5, np.float32)
@@ -89,7 +86,6 @@ def test_draws_follow_the_probabilities() -> None:
     np.testing.assert_allclose(counts / 4000, [0.0001, 0.6, 0.3, 0.0999], atol=0.03)
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(LOGITS, st.integers(0, 2**32))
 def test_an_excluded_token_is_never_drawn(logits: F32, seed: int) -> None:
     out = top_k(logits, 3)

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kokanee.engine.errors import AudioFormatError
@@ -27,7 +27,6 @@ def ramp(n_samples: int) -> npt.NDArray[np.float32]:
     return np.linspace(0.1, 1, n_samples, dtype=np.float32)
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(st.integers(1, 1_200_000))
 def test_segments_hold_every_sample_in_order_and_zeros_behind(n_samples: int) -> None:
     pcm = ramp(n_samples)
@@ -40,7 +39,6 @@ def test_segments_hold_every_sample_in_order_and_zeros_behind(n_samples: int) ->
     assert sum(np.count_nonzero(s.audio_pcm) for s in cut.segments) == n_samples
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(st.integers(1, 1_200_000))
 def test_speech_is_padded_to_whole_windows_and_audio_is_not(n_samples: int) -> None:
     for segment in apply_policy(ramp(n_samples), NANO).segments:

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -68,7 +68,6 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters=HALF)))
 @example(text="  hi \U0001f600é你好")
 def test_pieces_of_any_text_join_to_it_and_hold_whole_characters(
@@ -81,13 +80,11 @@ def test_pieces_of_any_text_join_to_it_and_hold_whole_characters(
     assert streamed[-1] == ""
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(ids_of(BYTE_LEVEL))
 def test_pieces_of_any_ids_join_to_the_decoded_ids(ids: list[int]) -> None:
     assert "".join(pieces(BYTE_LEVEL, ids)) == BYTE_LEVEL.decode(ids)
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(ids_of(BYTE_FALLBACK))
 def test_a_stray_byte_spoils_no_character_that_was_whole(ids: list[int]) -> None:
     streamed, whole = "".join(pieces(BYTE_FALLBACK, ids)), BYTE_FALLBACK.decode(ids)

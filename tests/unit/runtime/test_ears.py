@@ -97,7 +97,7 @@ def _no_thread_is_left() -> Iterator[None]:
     wait_for(lambda: before.issuperset(threading.enumerate()))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=30),
     seconds=st.lists(st.floats(0.05, 0.9), min_size=1, max_size=6),
@@ -152,7 +152,7 @@ def test_a_reader_that_is_late_gets_the_newest_sound_and_every_mark() -> None:
     assert sum(stretch.lost > 0 for stretch in taken) < 15
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(steps=st.lists(st.tuples(st.integers(1, 12_000), st.booleans()), min_size=1, max_size=20))
 def test_the_queue_stays_within_its_room_and_the_count_is_exact(
     steps: list[tuple[int, bool]],

@@ -117,7 +117,7 @@ def any_sound() -> st.SearchStrategy[F32]:
     return parts.map(lambda p: tones((QUIET, 1000), *p))
 
 
-@settings(deadline=None, max_examples=60)  # a busy machine is slow, not wrong
+@settings(max_examples=60)  # a busy machine is slow, not wrong
 @given(any_sound(), any_options(), st.lists(st.integers(0, 3000), max_size=30))
 def test_how_sound_arrives_changes_nothing(pcm: F32, options: TurnDetection, cuts: Any) -> None:
     whole, pieces = Endpointer(options, LevelVAD()), Endpointer(options, LevelVAD())
@@ -132,14 +132,14 @@ def test_how_sound_arrives_changes_nothing(pcm: F32, options: TurnDetection, cut
     assert (pieces.voice, pieces.dbfs) == (whole.voice, whole.dbfs)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(any_sound(), any_options())
 def test_turns_are_whole_in_order_apart_and_short_enough(pcm: F32, options: TurnDetection) -> None:
     endpointer = Endpointer(options, LevelVAD())
     check(endpointer.push(pcm) + endpointer.close(), options, len(pcm))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(any_sound(), st.integers(0, 20_000)), min_size=1, max_size=4), any_options()
 )
@@ -155,7 +155,7 @@ def test_the_same_holds_when_sound_is_lost(
     check(marks, options, endpointer.n_pushed)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.integers(0, 40_000), st.sampled_from(["press", "release", "gap"]))))
 def test_the_same_holds_for_a_key(doings: list[int | str]) -> None:
     options = TurnDetection(push_to_talk=True, max_turn_s=1.5)

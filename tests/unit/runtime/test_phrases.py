@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kokanee.engine import Engine
@@ -23,7 +23,6 @@ def voice(*parts: tuple[float, float]) -> F32:
     return np.concatenate([np.full(round(s * PER_S), p, np.float32) for s, p in parts])
 
 
-@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(
     parts=st.lists(st.tuples(st.floats(0.05, 20), st.floats(0, 1)), max_size=12),
     longest_s=st.floats(1, 12),
